@@ -1,0 +1,40 @@
+"""Image tags in, pixel masks out: weakly-supervised semantic segmentation.
+
+>>> import tagmask
+>>> sorted(method.name for method in tagmask.methods())[:1]
+['cam']
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tagmask.data import load_data, make_toy
+    from tagmask.methods import methods
+    from tagmask.nets.backbones import Backbone
+    from tagmask.run import Run, load_run, run
+
+__all__ = ["Backbone", "Run", "load_data", "load_run", "make_toy", "methods", "run"]
+
+_HOME = {
+    "Backbone": "tagmask.nets.backbones",
+    "Run": "tagmask.run",
+    "load_data": "tagmask.data",
+    "load_run": "tagmask.run",
+    "make_toy": "tagmask.data",
+    "methods": "tagmask.methods",
+    "run": "tagmask.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``import tagmask`` costs no torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'tagmask' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,148 @@
+"""Where a classifier sees each tag: CAM, multi-scale CAM, Grad-CAM, gradient saliency, mask-out.
+
+Zhou et al. CVPR 2016; Selvaraju et al. ICCV 2017; Simonyan et al. 2013; Li et al. CVPR 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from tagmask.nets.classifier import Classifier
+from tagmask.types import Activation, Photo
+
+EPSILON = 1e-5  # author code (psa, irn): a class whose map is all zero stays zero
+
+
+def multi_scale_cam(
+    classifier: Classifier,
+    photo: Photo,
+    *,
+    scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
+    flip: bool = True,
+    predicted: bool = False,
+) -> Activation:
+    """Return class activation maps summed over scales and mirror images, each divided by its own maximum.
+
+    The maps have the photo's size and the photo's tags, or with ``predicted`` the tags that the classifier believes in
+    (probability over one half). ``scales=(1.0,), flip=False`` is the plain CAM. Source: psa, author code.
+    """
+    tags = predicted_tags(classifier, photo) if predicted else photo.tags or ()
+    total = torch.zeros(len(tags), *photo.size)  # (K, H, W)
+    if tags:
+        wanted = torch.tensor([tag - 1 for tag in tags])
+        for scale in scales:
+            image = _image(photo, scale, classifier)
+            for mirrored in (False, True) if flip else (False,):
+                maps = _maps(classifier, image.flip(3) if mirrored else image)[wanted.to(image.device)]  # (K, h, w)
+                maps = maps.flip(2) if mirrored else maps
+                total += _grown(maps.relu(), photo.size)
+    return Activation(maps=_scaled(total), classes=tags)
+
+
+def grad_cam(classifier: Classifier, photo: Photo, *, layer: int = -1) -> Activation:
+    """Return Grad-CAM on feature map ``layer`` of the trunk: the maps weighted by the mean gradient of each tag's logit."""
+    tags = photo.tags or ()
+    maps = []
+    with torch.enable_grad():
+        features = classifier.features(_image(photo, 1.0, classifier).requires_grad_())
+        logits = classifier.logits_of(features)  # (1, C-1)
+        for tag in tags:
+            (gradient,) = torch.autograd.grad(logits[0, tag - 1], features[layer], retain_graph=True)  # (1, D, h, w)
+            weights = gradient.mean(dim=(2, 3), keepdim=True)  # (1, D, 1, 1)
+            maps.append((weights * features[layer]).sum(dim=1)[0].relu().detach())  # (h, w)
+    grown = _grown(torch.stack(maps), photo.size) if maps else torch.zeros(0, *photo.size)
+    return Activation(maps=_scaled(grown), classes=tags)
+
+
+def gradient_saliency(
+    classifier: Classifier, pixels: NDArray[np.uint8], *, layer: int | None = None
+) -> NDArray[np.float32]:
+    """Return |d(sum of the logits)/d(layer)|, the largest over channels: float32 (h, w), not scaled.
+
+    ``layer`` counts the trunk's feature maps; ``None`` is the image itself (then h, w are H, W).
+    Source: Simonyan et al. 2013; SEC's author code takes conv4 (layer -2) and sums the logits.
+    """
+    with torch.enable_grad():
+        image = _tensor(pixels, classifier).requires_grad_()
+        features = classifier.features(image)
+        target = image if layer is None else features[layer]
+        (gradient,) = torch.autograd.grad(classifier.logits_of(features).sum(), target)
+    return gradient.abs().amax(dim=1)[0].float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def mask_out(classifier: Classifier, photo: Photo, *, window: int = 32, stride: int = 8, batch: int = 32) -> Activation:
+    """Return how much each tag's logit drops when a window is painted over with the mean colour.
+
+    Drops are averaged over the windows that cover a pixel, negative ones count as 0.  Window and stride: spec (ours).
+    """
+    tags, (height, width) = photo.tags or (), photo.size
+    image = _image(photo, 1.0, classifier)  # (1, 3, H, W)
+    tops, lefts = (range(0, max(1, side - window + stride), stride) for side in (height, width))
+    windows = [(top, left) for top in tops for left in lefts]
+    total, seen = torch.zeros(len(tags), height, width), torch.zeros(height, width)
+    wanted = torch.tensor([tag - 1 for tag in tags], dtype=torch.long, device=image.device)
+    mean = classifier.trunk.get_buffer("mean").reshape(3, 1, 1)
+    with torch.no_grad():
+        whole = classifier(image)[0, wanted]  # (K,)
+        for start in range(0, len(windows), batch) if tags else ():
+            part = windows[start : start + batch]
+            painted = image.repeat(len(part), 1, 1, 1)
+            for copy, (top, left) in zip(painted, part, strict=True):
+                copy[:, top : top + window, left : left + window] = mean
+            drops = (whole - classifier(painted)[:, wanted]).float().cpu()  # (B, K)
+            for drop, (top, left) in zip(drops, part, strict=True):
+                total[:, top : top + window, left : left + window] += drop[:, None, None]
+                seen[top : top + window, left : left + window] += 1
+    return Activation(maps=_scaled((total / seen.clamp(min=1)).relu()), classes=tags)
+
+
+def predicted_tags(classifier: Classifier, photo: Photo) -> tuple[int, ...]:
+    """Return the tags whose probability is over one half."""
+    with torch.no_grad():
+        logits = classifier(_image(photo, 1.0, classifier))[0]  # (C-1,)
+    return tuple(int(index) + 1 for index in (logits > 0).nonzero().flatten())
+
+
+def raw_maps(classifier: Classifier, pixels: NDArray[np.uint8], classes: Sequence[int]) -> NDArray[np.float32]:
+    """Return the class maps before any ReLU or scaling: float32 (K, h, w) on the network's own grid."""
+    wanted = [tag - 1 for tag in classes]
+    return _maps(classifier, _tensor(pixels, classifier))[wanted].cpu().numpy()  # type: ignore[no-any-return]
+
+
+def _maps(classifier: Classifier, image: Tensor) -> Tensor:
+    with torch.no_grad():
+        return classifier.maps(image)[0].float()  # (C-1, h, w)
+
+
+def _image(photo: Photo, scale: float, classifier: Classifier) -> Tensor:
+    """Return the photo at ``scale`` as float32 (1, 3, H, W) in [0, 1] on the network's device."""
+    pixels = photo.pixels
+    if scale != 1.0:
+        height, width = (max(1, round(side * scale)) for side in photo.size)
+        pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    return _tensor(pixels, classifier)
+
+
+def _tensor(pixels: NDArray[np.uint8], classifier: Classifier) -> Tensor:
+    device = next(classifier.parameters()).device
+    image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)[None])).to(device=device)
+    return image.float().div(255).contiguous(memory_format=torch.channels_last)
+
+
+def _grown(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(K, h, w) -> (K, H, W) on the host, bilinear."""
+    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0].cpu()
+
+
+def _scaled(maps: Tensor) -> NDArray[np.float32]:
+    """Divide each map by its own maximum."""
+    if maps.numel():
+        maps = maps / (maps.amax(dim=(1, 2), keepdim=True) + EPSILON)
+    return maps.float().numpy()  # type: ignore[no-any-return]

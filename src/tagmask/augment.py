@@ -1,0 +1,64 @@
+"""Random views of a photo (and its labels) for training: scaled, cut, padded with the mean colour, mirrored."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tagmask.types import UNKNOWN
+
+Pixels = NDArray[np.uint8]
+
+
+def resize(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Resize uint8 RGB (H, W, 3) to (height, width, 3): area average when shrinking, bilinear when growing."""
+    shrinking = height * width < pixels.shape[0] * pixels.shape[1]
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)  # type: ignore[return-value]
+
+
+def resize_labels(labels: Pixels, height: int, width: int) -> Pixels:
+    """Resize uint8 labels (H, W) by the nearest pixel centre."""
+    return cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[return-value]
+
+
+def random_view(
+    pixels: Pixels,
+    labels: Pixels | None,
+    *,
+    crop: int,
+    scale: float,
+    fill: Pixels,
+    random: np.random.Generator,
+) -> tuple[Pixels, Pixels | None]:
+    """Return a (crop, crop, 3) view of ``pixels`` resized by ``scale``, and of ``labels`` (255 where padded).
+
+    ``fill`` is the colour (3,) outside the photo; the view is mirrored half of the time.
+    """
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    pixels = resize(pixels, height, width)
+    view = np.empty((crop, crop, 3), dtype=np.uint8)
+    view[:] = fill
+    # One offset per side, negative inside the padding: the photo may lie anywhere in the view, or the view in the photo.
+    (top, y), (left, x) = _offset(height, crop, random), _offset(width, crop, random)
+    rows, columns = min(height, crop), min(width, crop)
+    view[y : y + rows, x : x + columns] = pixels[top : top + rows, left : left + columns]
+    mirrored = bool(random.integers(2))
+    seen = None
+    if labels is not None:
+        seen = np.full((crop, crop), UNKNOWN, dtype=np.uint8)
+        resized = resize_labels(labels, height, width)
+        seen[y : y + rows, x : x + columns] = resized[top : top + rows, left : left + columns]
+        seen = np.ascontiguousarray(seen[:, ::-1]) if mirrored else seen
+    return (np.ascontiguousarray(view[:, ::-1]) if mirrored else view), seen
+
+
+def _offset(side: int, crop: int, random: np.random.Generator) -> tuple[int, int]:
+    """Return (start in the photo, start in the view) of a random placement along one side."""
+    place = int(random.integers(abs(side - crop) + 1))
+    return (place, 0) if side > crop else (0, place)
+
+
+def channels_first(pixels: Pixels) -> Pixels:
+    """(H, W, 3) -> (3, H, W), contiguous."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

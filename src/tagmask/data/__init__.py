@@ -1,0 +1,113 @@
+"""What users have: photos with tags in any of five layouts, read without decoding a single picture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tagmask.data.assemble import Choice, assemble
+from tagmask.data.check import check_as_json, render_check
+from tagmask.data.coco import find_coco, read_coco
+from tagmask.data.folder import is_folder_per_class, read_folder
+from tagmask.data.listing import Findings, Listing, Pictures, Problem
+from tagmask.data.native import is_native, read_native
+from tagmask.data.pixels import fingerprint, image_size, load_photo, palette, read_image, read_mask, write_mask
+from tagmask.data.table import find_table, read_table
+from tagmask.data.toy import make_toy
+from tagmask.data.verify import LEAST_SIDE
+from tagmask.data.voc import find_voc, read_voc
+from tagmask.errors import DataError
+from tagmask.types import Dataset
+
+__all__ = [
+    "Findings",
+    "Problem",
+    "check_as_json",
+    "fingerprint",
+    "image_size",
+    "inspect_data",
+    "load_data",
+    "load_photo",
+    "make_toy",
+    "palette",
+    "read_image",
+    "read_mask",
+    "render_check",
+    "write_mask",
+]
+
+
+def load_data(
+    path: str | os.PathLike[str],
+    *,
+    train_split: str = "train",
+    val_split: str = "val",
+    limit: int | None = None,
+    least_side: int = LEAST_SIDE,
+    difficult: bool = True,
+) -> Dataset:
+    """Read a data set; the layout is recognised by what lies at ``path``. Only headers of pictures are read.
+
+    What can be skipped is skipped and told by `inspect_data`; what cannot raises DataError. A ``train_split`` other
+    than "train" leaves out the images that only other splits name. ``limit`` keeps that many images of train and of
+    val, spread evenly. Images under ``least_side`` pixels a side are skipped. ``difficult`` counts the objects that
+    VOC marks so.
+    """
+    dataset, findings = inspect_data(
+        path,
+        train_split=train_split,
+        val_split=val_split,
+        limit=limit,
+        least_side=least_side,
+        difficult=difficult,
+    )
+    if dataset is None:
+        first, *more = findings.of("refused")
+        message = f"{Path(path) / first.where}: {first.message}" if first.where else first.message
+        raise DataError(message + (f" ({len(more)} more of this; see tagmask check {path})" if more else ""))
+    return dataset
+
+
+def inspect_data(
+    path: str | os.PathLike[str],
+    *,
+    train_split: str = "train",
+    val_split: str = "val",
+    limit: int | None = None,
+    least_side: int = LEAST_SIDE,
+    difficult: bool = True,
+    deep: bool = False,
+) -> tuple[Dataset | None, Findings]:
+    """Read as `load_data` does and tell all that is odd; the data set is ``None`` where `load_data` would raise.
+
+    ``deep`` decodes every picture and mask to the end, by threads and one at a time each: only that finds truncated
+    files, ids beyond the classes and masks that the tags contradict.
+    """
+    choice = Choice(train_split, val_split, limit=limit, least_side=least_side, difficult=difficult, deep=deep)
+    try:
+        dataset, problems = assemble(_read(Path(path).expanduser(), difficult=difficult), choice)
+    except DataError as error:
+        return None, Findings((Problem("data", "", str(error), "refused"),))
+    return dataset, Findings(problems)
+
+
+def _read(path: Path, *, difficult: bool) -> Listing:
+    """Choose the reader by what lies there; the surest signs come first."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder.")
+    native = path.parent if path.name == "tags.csv" else path
+    if native.is_dir() and is_native(native):
+        return read_native(native)
+    if path.is_dir() and (year := find_voc(path)):
+        return read_voc(year, difficult=difficult)
+    if jsons := find_coco(path):
+        return read_coco(path, jsons)
+    if table := find_table(path):
+        return read_table(table)
+    if path.is_dir() and is_folder_per_class(path):
+        return read_folder(path)
+    held = f"{len(Pictures(path).by_name)} images and no tags" if path.is_dir() else "a single file"
+    raise DataError(
+        f"{path}: holds {held}; expected images/ with tags.csv, a folder for each class, a VOC devkit, "
+        "a COCO json, or a CSV or JSON-lines table of images and tags."
+    )

@@ -1,0 +1,123 @@
+"""Images, masks and results by the image's name, read when they are asked for and never all in memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Generic, TypeVar
+
+from tagmask.augment import resize_labels
+from tagmask.data.pixels import fingerprint, image_size, load_photo, read_mask
+from tagmask.errors import DataError
+from tagmask.keys import digest
+from tagmask.types import LabelMap, Photo, Sample
+
+Item = TypeVar("Item")
+
+
+class PerImage(ABC, Generic[Item]):
+    """One value an image, by the image's name. Its law: equal keys mean equal values."""
+
+    def __init__(self, names: Sequence[str]):
+        self.names = list(names)
+        self._known = set(self.names)
+
+    @abstractmethod
+    def key_of(self, name: str) -> str:
+        """The key of one value."""
+
+    @abstractmethod
+    def __getitem__(self, name: str) -> Item:
+        """Read one value."""
+
+    @cached_property
+    def key(self) -> str:
+        """The key of the whole."""
+        return digest([[name, self.key_of(name)] for name in self.names])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
+
+class Photos(PerImage[Photo]):
+    """``photos[name]`` reads a ``Photo``, made smaller where its longest side is over ``longest`` (0: never)."""
+
+    def __init__(self, samples: Sequence[Sample], longest: int = 0):
+        super().__init__([sample.name for sample in samples])
+        self.samples = {sample.name: sample for sample in samples}
+        self.longest = longest
+        self._keys: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> Photo:
+        return load_photo(self.samples[name], longest=self.longest or None)
+
+    def tags(self, name: str) -> tuple[int, ...] | None:
+        """The tags of one image, without reading it."""
+        return self.samples[name].tags
+
+    def key_of(self, name: str) -> str:
+        """The key of one photo: its bytes, its tags and the size at which it is read."""
+        if name not in self._keys:
+            sample = self.samples[name]
+            self._keys[name] = digest([fingerprint(sample.image), sample.tags, self.longest])
+        return self._keys[name]
+
+
+class Truth(PerImage[LabelMap]):
+    """``truth[name]`` reads the user's own mask, at the size at which ``Photos`` reads the image."""
+
+    def __init__(self, samples: Sequence[Sample], classes: int, longest: int = 0):
+        without = [sample.name for sample in samples if sample.mask is None]
+        if without:
+            raise DataError(
+                f"{len(without)} of {len(samples)} images have no mask (first: {without[0]}); this needs masks/."
+            )
+        super().__init__([sample.name for sample in samples])
+        self.paths = {sample.name: sample.mask for sample in samples if sample.mask is not None}
+        self.classes, self.longest = classes, longest
+
+    def __getitem__(self, name: str) -> LabelMap:
+        labels = read_mask(self.paths[name], classes=self.classes)
+        height, width = labels.shape
+        if self.longest and max(height, width) > self.longest:
+            scale = self.longest / max(height, width)
+            labels = resize_labels(labels, max(1, round(height * scale)), max(1, round(width * scale)))
+        return LabelMap(labels=labels)
+
+    def key_of(self, name: str) -> str:
+        """The key of one mask: its bytes and the size at which it is read."""
+        return digest([fingerprint(self.paths[name]), self.longest])
+
+
+class Sizes(PerImage[tuple[int, int]]):
+    """``sizes[name]`` is height and width of the image as the user has it, from the file's header."""
+
+    def __init__(self, samples: Sequence[Sample]):
+        super().__init__([sample.name for sample in samples])
+        self._sizes = {sample.name: sample.image for sample in samples}
+
+    def __getitem__(self, name: str) -> tuple[int, int]:
+        return image_size(self._sizes[name])
+
+    def key_of(self, name: str) -> str:
+        """The size itself."""
+        return digest(list(self[name]))
+
+
+class Joined(PerImage[Item]):
+    """Several collections as one; of two with the same image the first is taken."""
+
+    def __init__(self, *parts: PerImage[Item]):
+        self._source = {name: part for part in reversed(parts) for name in part.names}
+        super().__init__(list(self._source))
+
+    def __getitem__(self, name: str) -> Item:
+        return self._source[name][name]
+
+    def key_of(self, name: str) -> str:
+        """The key of one value."""
+        return self._source[name].key_of(name)

@@ -1,0 +1,106 @@
+"""Masks as one COCO instances file, which CVAT, Label Studio, FiftyOne and pycocotools read.
+
+There is one annotation for each class of each image: weak labels know classes, not single objects.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from tagmask.export.checks import NamedMask, checked
+from tagmask.files import whole
+from tagmask.types import BACKGROUND, UNKNOWN
+
+
+def write_coco(
+    masks: Iterable[NamedMask],
+    classes: Sequence[str],
+    folder: Path,
+    *,
+    rle: bool = False,
+    files: Mapping[str, str] | None = None,
+) -> Path:
+    """Write (name, uint8 (H, W)) ``masks`` to ``folder/annotations.json`` and return its path.
+
+    ``rle``: the segmentation is a compressed run-length code and holds exactly the mask. Otherwise it is polygons along
+    the pixel borders, which editors can move; polygons cannot express holes, so holes are filled (``area`` still
+    counts the mask's own pixels). ``bbox`` is x, y, width, height in pixels. Neither says where the background is
+    sure: 0 and 255 (unknown) both become "no annotation". ``file_name`` is ``files[name]`` where given, otherwise the
+    name. Ids count from 1 in the order given, the category id is the class id: the same masks give the same bytes.
+    Appears by atomic rename. Raises DataError for a class id that ``classes`` does not name.
+    """
+    path = folder / "annotations.json"
+    categories = [{"id": index, "name": name} for index, name in enumerate(classes) if index != BACKGROUND]
+    folder.mkdir(parents=True, exist_ok=True)
+    # Two lists grow at once and neither is held in memory: the second waits in a file of its own.
+    with (
+        whole(path) as temporary,
+        temporary.open("w", encoding="utf-8") as images,
+        TemporaryFile("w+", encoding="utf-8", dir=folder) as annotations,
+    ):
+        images.write(f'{{"categories": {json.dumps(categories)},\n"images": [')
+        count = 0
+        for number, (name, labels) in enumerate(checked(masks, classes), start=1):
+            height, width = labels.shape
+            image = {"id": number, "file_name": (files or {}).get(name, name), "width": width, "height": height}
+            images.write((",\n" if number > 1 else "\n") + json.dumps(image))
+            for annotation in _annotations(labels, rle):
+                count += 1
+                annotations.write(",\n" if count > 1 else "\n")
+                annotations.write(json.dumps({"id": count, "image_id": number, **annotation}))
+        images.write('\n],\n"annotations": [')
+        annotations.seek(0)
+        shutil.copyfileobj(annotations, images)
+        images.write("\n]}\n")
+    return path
+
+
+def polygons(region: NDArray[np.bool_]) -> list[list[int]]:
+    """Return the outer borders of ``region`` bool (H, W) as closed polygons ``[x0, y0, x1, y1, ...]``.
+
+    Corners are pixel corners (the top left pixel is the square from 0, 0 to 1, 1), so a region without holes has
+    exactly the area of its pixels; parts that touch at a corner form one polygon. Takes 4 bytes for each pixel of the
+    region's bounding box.
+    """
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    if not len(rows):
+        return []
+    top, left = int(rows[0]), int(columns[0])
+    crop = region[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.uint8)
+    doubled = crop.repeat(2, axis=0).repeat(2, axis=1)
+    contours, _ = cv2.findContours(doubled, mode=cv2.RETR_EXTERNAL, method=cv2.CHAIN_APPROX_SIMPLE)
+    found = []
+    for contour in contours:
+        # OpenCV walks through pixel centres, half a pixel inside the border. In the doubled image the four half-pixels
+        # around a corner (x, y) lie at 2x - 1 and 2x, 2y - 1 and 2y: this sends them all to that corner.
+        corners = (contour[:, 0] + 1) // 2  # (N, 2)
+        corners = corners[(corners != np.roll(corners, shift=1, axis=0)).any(axis=1)]
+        found.append((corners + np.array([left, top])).ravel().tolist())
+    return found
+
+
+def _annotations(labels: NDArray[np.uint8], rle: bool) -> Iterable[dict[str, Any]]:
+    """Yield the annotation, without its ids, of every class in ``labels`` (H, W)."""
+    for index in np.unique(labels).tolist():
+        if index in (BACKGROUND, UNKNOWN):
+            continue
+        region = labels == index
+        code = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
+        segmentation = {"size": list(region.shape), "counts": code["counts"].decode("ascii")}
+        yield {
+            "category_id": index,
+            "iscrowd": 0,
+            "area": int(region.sum()),
+            "bbox": [int(value) for value in coco_mask.toBbox(code)],
+            "segmentation": segmentation if rle else polygons(region),
+        }

@@ -1,0 +1,101 @@
+"""Files that appear whole or not at all, and how each value is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tagmask.data.pixels import write_mask
+from tagmask.errors import RunError
+from tagmask.types import Activation, LabelMap
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; it takes that name when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{id(path):x}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, atomically; NaN is refused, for no reader of JSON need know it."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; raises RunError naming the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path}: cannot be read as JSON ({error}); remove it and run the same command again."
+        ) from error
+
+
+def link(source: Path, target: Path) -> None:
+    """Make ``target`` the same file (or folder of files) as ``source``: a hard link, or a copy on another disk."""
+    if source.is_dir():
+        for part in source.iterdir():
+            link(part, target / part.name)
+        return
+    with whole(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def _write_activation(path: Path, value: Activation) -> None:
+    # Half precision on disk: 2^-11 of the range, a quarter of a label's rounding, at half the space.
+    with path.open("wb") as file:
+        np.savez_compressed(file, maps=value.maps.astype(np.float16), classes=np.asarray(value.classes, dtype=np.uint8))
+
+
+def _read_activation(path: Path) -> Activation:
+    with np.load(path, allow_pickle=False) as held:
+        return Activation(maps=held["maps"].astype(np.float32), classes=tuple(int(c) for c in held["classes"]))
+
+
+def _write_labels(path: Path, value: LabelMap) -> None:
+    write_mask(path, value.labels)
+
+
+def _read_labels(path: Path) -> LabelMap:
+    with Image.open(path) as image:
+        return LabelMap(labels=np.array(image))
+
+
+def _write_value(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+KINDS: dict[type, tuple[str, Callable[[Path, Any], None], Callable[[Path], Any]]] = {
+    Activation: (".npz", _write_activation, _read_activation),
+    LabelMap: (".png", _write_labels, _read_labels),
+    dict: (".json", _write_value, read_json),
+    float: (".json", _write_value, read_json),
+}
+
+
+def label_maps(folder: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Yield (name, labels uint8 (H, W)) of every label image under ``folder``, one at a time, by name."""
+    for path in sorted(folder.rglob("*.png")):
+        yield path.relative_to(folder).with_suffix("").as_posix(), _read_labels(path).labels

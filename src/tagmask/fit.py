@@ -1,0 +1,245 @@
+"""The one training loop. It knows no method: a network, examples, a loss, a schedule.
+
+Everything random follows from ``(seed, position in the stream of examples)``, so that a run which was killed goes on
+from its last checkpoint and ends with the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from tagmask.cost import Meter
+from tagmask.errors import OptionError, RunError
+from tagmask.files import read_json, whole, write_json
+from tagmask.nets.groups import parameter_groups
+from tagmask.work import Job
+
+Loss = Callable[..., Mapping[str, Tensor]]
+CURVE_POINTS = 200  # points kept of every training curve  # ours
+
+
+class Examples(Protocol):
+    """What a network learns from: ``example(index, random)`` returns the arrays of one training example."""
+
+    def __len__(self) -> int: ...
+
+    def example(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Return example ``index``, augmented with ``random`` alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to learn: SGD, with ``steps`` (or else ``epochs``) batches of ``batch`` examples."""
+
+    epochs: float
+    batch: int
+    rate: float
+    steps: int = 0
+    policy: str = "poly"  # poly: rate (1 - step/steps)^power; step: rate * drop_by^(number of drops so far)
+    power: float = 0.9  # paper (DeepLab v2)
+    drops: int = 3  # paper (DeepLab v1, SEC): every 2000 of 6000 or 8000 steps
+    drop_by: float = 0.1  # paper (DeepLab v1, SEC)
+    momentum: float = 0.9  # paper
+    weight_decay: float = 5e-4  # paper; never on biases and normalisation
+    head_rate: float = 10.0  # paper (DeepLab v1): new layers learn ten times as fast
+    bias_rate: float = 1.0  # 2 in the Caffe-era author code
+    accumulate: int = 1
+    warm_up: float = 0.0  # share of the steps over which the rate rises from 0
+
+    def __post_init__(self) -> None:
+        if self.policy not in ("poly", "step"):
+            raise OptionError(f"policy {self.policy!r} is not known; expected poly or step.")
+        if self.batch < 1 or self.accumulate < 1 or self.epochs <= 0 and self.steps <= 0:
+            raise OptionError("batch, accumulate and epochs (or steps) must be positive.")
+
+    def length(self, examples: int) -> int:
+        """Return the number of steps over ``examples`` examples."""
+        return self.steps or max(1, math.ceil(self.epochs * examples / (self.batch * self.accumulate)))
+
+    def rate_at(self, step: int, steps: int) -> float:
+        """Return the learning rate of step ``0 <= step < steps``.
+
+        >>> [round(Schedule(epochs=1, batch=1, rate=1.0, policy="step", drops=2).rate_at(s, 6), 3) for s in range(6)]
+        [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+        """
+        rise = min(1.0, (step + 1) / (self.warm_up * steps)) if self.warm_up else 1.0
+        if self.policy == "poly":
+            return rise * self.rate * (1 - step / steps) ** self.power
+        return rise * self.rate * self.drop_by ** (step * (self.drops + 1) // steps)
+
+
+class Objective(nn.Module):
+    """The network and its loss as one module, so that Fabric sees a single forward pass."""
+
+    def __init__(self, network: nn.Module, loss: Loss):
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, *batch: Tensor) -> Mapping[str, Tensor]:
+        """Return the named terms of the loss; their sum is minimised."""
+        return self.loss(self.network, *batch)
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def fit(
+    network: Network, examples: Examples, loss: Loss, schedule: Schedule, *, seed: int, job: Job, loaders: int = 0
+) -> Network:
+    """Train ``network`` and return it in evaluation mode, on the CPU or the job's device.
+
+    ``loss(network, *batch)`` returns named scalars. Checkpoints go to ``job.folder`` once an epoch (and at least ten
+    times); a call that finds one there goes on from it. ``loaders`` processes read images on a GPU; the CPU needs none.
+    """
+    fabric = Fabric(
+        accelerator="cuda" if job.device.startswith("cuda") else job.device, devices=1, precision=job.precision
+    )  # type: ignore[arg-type]
+    steps = schedule.length(len(examples))
+    torch.manual_seed(seed)
+    network.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(_groups(network, schedule), lr=schedule.rate, momentum=schedule.momentum)
+    start, spent = _restore(job.folder, network, optimizer, steps)
+    objective, optimizer = fabric.setup(Objective(network, loss), optimizer)
+    objective.train()
+    micro = steps * schedule.accumulate
+    every = max(1, min(math.ceil(len(examples) / (schedule.batch * schedule.accumulate)), math.ceil(steps / 10)))
+    stream = _Stream(examples, schedule.batch, seed)
+    batches = DataLoader(
+        stream, batch_sampler=_Positions(start * schedule.accumulate, micro, schedule.batch), num_workers=loaders
+    )
+    with Meter() as meter, job.narrator.stage(f"{job.name} (training)", steps, start, "steps") as counter:
+        terms: dict[str, Tensor] = {}
+        optimizer.zero_grad()
+        for position, batch in enumerate(batches, start=start * schedule.accumulate):
+            step, part = divmod(position, schedule.accumulate)
+            torch.manual_seed(_mix(seed, position))  # dropout, the same whether or not the run was interrupted
+            terms = dict(objective(*fabric.to_device(list(batch))))
+            fabric.backward(sum(terms.values()) / schedule.accumulate)
+            if part + 1 < schedule.accumulate:
+                continue
+            rate = schedule.rate_at(step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["multiple"]
+            optimizer.step()
+            optimizer.zero_grad()
+            counter.advance(note=_note(job.folder, step, steps, terms, rate, every))
+            if (step + 1) % every == 0 and step + 1 < steps:
+                _checkpoint(job.folder, network, optimizer, step + 1, spent + meter.seconds, meter.look())
+    return network.eval()
+
+
+def _groups(network: nn.Module, schedule: Schedule) -> list[dict[str, Any]]:
+    """Return SGD's parameter groups: heads learn faster, biases and normalisation do not decay."""
+    groups = []
+    for group in parameter_groups(network):
+        head, bias = "head" in group["name"], "bias" in group["name"]
+        multiple = (schedule.head_rate if head else 1.0) * (schedule.bias_rate if bias else 1.0)
+        decay = 0.0 if bias else schedule.weight_decay
+        groups.append({"params": group["params"], "multiple": multiple, "weight_decay": decay})
+    return [group for group in groups if group["params"]]
+
+
+def _note(folder: Path, step: int, steps: int, terms: Mapping[str, Tensor], rate: float, every: int) -> str:
+    """Add a point to the training curve now and then, and return it as a few words; refuse a loss that is no number."""
+    if step % max(1, steps // CURVE_POINTS) and step + 1 < steps and (step + 1) % every:
+        return ""
+    values = {name: round(float(term.detach()), 5) for name, term in terms.items()}
+    total = sum(values.values())
+    if not math.isfinite(total):
+        raise RunError(f"the loss became {total} at step {step}: {values}; lower the learning rate and run again.")
+    with (folder / "curve.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, "loss": round(total, 5), **values, "lr": rate}) + "\n")
+    return f"loss {total:.3f}"
+
+
+def _checkpoint(folder: Path, network: nn.Module, optimizer: Any, step: int, seconds: float, peak_mb: float) -> None:
+    """Write network, momentum and position as one safetensors file, atomically."""
+    tensors = {f"network.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        buffer = state.get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{index}"] = buffer.detach().cpu().contiguous()
+    with whole(folder / "checkpoint.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"step": str(step)})
+    write_json(folder / "spent.json", {"seconds": seconds, "peak_mb": peak_mb})
+
+
+def _restore(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> tuple[int, float]:
+    """Load the last checkpoint, if there is one; return the step to go on from and the seconds spent before."""
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        (folder / "curve.jsonl").unlink(missing_ok=True)
+        return 0, 0.0
+    with safe_open(path, framework="pt") as held:
+        step = int(held.metadata()["step"])
+        tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+    network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")})
+    state = optimizer.state_dict()
+    state["state"] = {
+        int(name.removeprefix("momentum.")): {"momentum_buffer": tensor}
+        for name, tensor in tensors.items()
+        if name.startswith("momentum.")
+    }
+    optimizer.load_state_dict(state)
+    curve = folder / "curve.jsonl"
+    if curve.exists():  # points after the checkpoint will be made again
+        kept = [line for line in curve.read_text(encoding="utf-8").splitlines() if _step_of(line) < step]
+        curve.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    return step, float(read_json(folder / "spent.json")["seconds"])
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:  # a line that a kill cut short
+        return math.inf
+
+
+def _mix(seed: int, position: int) -> int:
+    """Return a 63-bit seed for one position of one run."""
+    return int(np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class _Stream(Dataset[tuple[np.ndarray, ...]]):
+    """An endless stream: epoch after epoch, each in its own random order; position p says everything."""
+
+    def __init__(self, examples: Examples, batch: int, seed: int):
+        self.examples, self.batch, self.seed = examples, batch, seed
+        self._order: tuple[int, Sequence[int]] = (-1, [])
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, ...]:
+        epoch, place = divmod(position, len(self.examples))
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.examples)))
+        random = np.random.default_rng([self.seed, epoch, place])
+        return self.examples.example(int(self._order[1][place]), random)
+
+
+@dataclass
+class _Positions:
+    """The positions of the stream, a batch at a time, from batch ``start`` to ``stop``."""
+
+    start: int
+    stop: int
+    batch: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.stop):
+            yield list(range(step * self.batch, (step + 1) * self.batch))
+
+    def __len__(self) -> int:
+        return self.stop - self.start

@@ -1,0 +1,162 @@
+"""The losses that teach from tags, seeds and label maps: tensors in, one scalar out.
+
+Every loss is finite on an empty set (no tag, no seed, only unknown pixels, no image): the empty term is 0 and still
+carries a gradient path. Half-precision inputs are computed in float32, and nothing here uses an operation that is
+non-deterministic on a GPU. ``p`` always means probabilities that never reach 0 or 1, as ``clamped_softmax`` makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tagmask.types import UNKNOWN
+
+PROBABILITY_FLOOR = 1e-4  # author code (SEC)
+
+
+def multi_label_soft_margin(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy of tags: one sigmoid a class, averaged over classes and images.
+
+    ``logits`` float (B, C-1), ``targets`` 0/1 of any dtype (B, C-1), ``class_weights`` float (C-1,) multiply the terms
+    of their class without renormalisation. Raises ``ValueError`` when the shapes differ.
+    """
+    if logits.shape != targets.shape:
+        raise ValueError(f"targets must be {tuple(logits.shape)} as the logits, got {tuple(targets.shape)}")
+    logits = _at_least_float32(logits)
+    total = functional.binary_cross_entropy_with_logits(
+        input=logits, target=targets.to(logits.dtype), weight=class_weights, reduction="sum"
+    )
+    return total / max(logits.numel(), 1)
+
+
+def clamped_softmax(scores: Tensor, floor: float = PROBABILITY_FLOOR) -> Tensor:
+    """Softmax over the classes, plus ``floor``, renormalised; (B, C, h, w) in and out, at least float32.
+
+    The floor keeps ``log p`` and ``log(1 - p)`` finite in the losses below. Source: SEC, author code.
+    """
+    p = scores.softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return (p + floor) / (1 + floor * scores.shape[1])
+
+
+def global_weighted_rank_pool(p: Tensor, decay: float) -> Tensor:
+    """Average with weights ``decay^rank``, the largest value first: (B, C, N) -> (B, C).
+
+    ``decay`` in [0, 1]: 0 is the maximum, 1 is the mean. Raises ``ValueError`` outside of it or when N is 0.
+    Source: SEC (Kolesnikov and Lampert, ECCV 2016).
+    """
+    if not 0 <= decay <= 1 or p.shape[-1] == 0:
+        raise ValueError(f"decay must lie in [0, 1] and N above 0, got decay {decay} and shape {tuple(p.shape)}")
+    p = _at_least_float32(p)
+    if decay == 0:
+        return p.max(dim=-1).values  # as the formula says, without the sort
+    ranked = p.sort(dim=-1, descending=True).values  # (B, C, N)
+    weights = torch.pow(decay, torch.arange(p.shape[-1], dtype=p.dtype, device=p.device))  # (N,)
+    return (ranked * weights).sum(dim=-1) / weights.sum()
+
+
+def seed_loss(p: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-probability of the seeds, averaged over an image's seeds, then over all images.
+
+    ``p`` float (B, C, h, w), ``labels`` integer (B, h, w) with 255 = no seed. Background and foreground seeds share one
+    count; they are not balanced. An image without seeds counts as 0. Raises ``ValueError`` when the grids differ.
+    Source: SEC, author code.
+    """
+    if labels.shape != (p.shape[0], *p.shape[2:]):
+        raise ValueError(f"labels must be {(p.shape[0], *p.shape[2:])}, got {tuple(labels.shape)}")
+    surprise = _pixel_surprise(_at_least_float32(p).log(), labels)  # (B, h, w)
+    seeds = (labels != UNKNOWN).sum(dim=(1, 2)).clamp(min=1)  # (B,)
+    return _mean(surprise.sum(dim=(1, 2)) / seeds)
+
+
+def expand_loss(
+    p: Tensor,
+    tags: Tensor,
+    decay_present: float = 0.996,  # author code (SEC)
+    decay_absent: float = 0.0,  # author code (SEC): the maximum
+    decay_background: float = 0.999,  # author code (SEC)
+) -> Tensor:
+    """Push present classes and the background to fill an area, absent classes to vanish; averaged over images.
+
+    ``p`` float (B, C, h, w) with the background at 0, ``tags`` bool (B, C-1). Each of the three terms is a mean of its
+    own; an image without tags (or with all of them) has no present (absent) term. Raises ``ValueError`` when ``tags``
+    does not fit. Source: SEC, author code.
+    """
+    if tags.shape != (p.shape[0], p.shape[1] - 1):
+        raise ValueError(f"tags must be {(p.shape[0], p.shape[1] - 1)}, got {tuple(tags.shape)}")
+    tags = tags.bool()
+    flat = p.flatten(start_dim=2)  # (B, C, N)
+    background, foreground = flat[:, :1], flat[:, 1:]
+    present = global_weighted_rank_pool(foreground, decay=decay_present)  # (B, C-1)
+    absent = 1 - global_weighted_rank_pool(foreground, decay=decay_absent)  # (B, C-1)
+    filled = global_weighted_rank_pool(background, decay=decay_background)  # (B, 1)
+    everywhere = torch.ones_like(tags[:, :1])
+    return -_mean(_mean_log(present, tags) + _mean_log(absent, ~tags) + _mean_log(filled, everywhere))
+
+
+def constrain_loss(p: Tensor, q: Tensor) -> Tensor:
+    """KL(q || p) averaged over pixels and images: the network should agree with its own CRF.
+
+    ``p`` float (B, C, h, w); ``q`` the same shape, the CRF's marginals, taken as constant and floored at 1e-4 before
+    renormalisation. Raises ``ValueError`` when the shapes differ. Source: SEC, author code.
+    """
+    if p.shape != q.shape:
+        raise ValueError(f"q must be {tuple(p.shape)} as p, got {tuple(q.shape)}")
+    q = _at_least_float32(q.detach()).clamp(min=PROBABILITY_FLOOR)
+    q = q / q.sum(dim=1, keepdim=True)
+    divergence = (q * (q.log() - _at_least_float32(p).log())).sum(dim=1)  # (B, h, w)
+    return _mean(divergence)
+
+
+def pixel_cross_entropy(maps: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Cross-entropy over the known pixels of the batch, summed over the maps of a network with several outputs.
+
+    ``maps`` logits (B, C, h, w), each of its own grid; ``labels`` integer (B, H, W) with 255 = unknown, brought to
+    each grid by ``resize_labels``. Raises ``ValueError`` without a map.
+    """
+    if not maps:
+        raise ValueError("maps must hold at least one tensor of logits")
+    losses = []
+    for logits in maps:
+        target = resize_labels(labels, size=(logits.shape[2], logits.shape[3]))  # (B, h, w)
+        surprise = _pixel_surprise(_at_least_float32(logits).log_softmax(dim=1), target)
+        losses.append(surprise.sum() / (target != UNKNOWN).sum().clamp(min=1))
+    return torch.stack(losses).sum()
+
+
+def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest-neighbour resize of labels (B, H, W) to (B, h, w), pixel centres aligned as in Pillow.
+
+    Row i comes from floor((i + 1/2) H / h), exact because computed in integers. Torch's ``nearest`` takes
+    floor(i H / h), which moves the labels by up to half a cell of the coarse grid.
+    """
+    rows, columns = (
+        torch.div((2 * torch.arange(new, device=labels.device) + 1) * old, 2 * new, rounding_mode="floor")
+        for old, new in zip(labels.shape[1:], size, strict=True)
+    )
+    return labels[:, rows[:, None], columns]
+
+
+def _pixel_surprise(log_p: Tensor, labels: Tensor) -> Tensor:
+    """Minus the log-probability of each pixel's label, 0 at unknown pixels: (B, C, h, w), (B, h, w) -> (B, h, w)."""
+    # reduction="none": the reducing kernels are the non-deterministic ones on CUDA.
+    return functional.nll_loss(input=log_p, target=labels.long(), ignore_index=UNKNOWN, reduction="none")
+
+
+def _mean_log(pooled: Tensor, chosen: Tensor) -> Tensor:
+    """Mean logarithm over the chosen classes, 0 when none is: (B, C), bool (B, C) -> (B,)."""
+    # 1 before the logarithm, not 0 after it: an unchosen value must not send infinity times zero backwards.
+    logs = torch.where(chosen, pooled, 1.0).log()
+    return logs.sum(dim=1) / chosen.sum(dim=1).clamp(min=1)
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Mean, 0 over nothing."""
+    return values.sum() / max(values.numel(), 1)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

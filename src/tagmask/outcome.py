@@ -1,0 +1,29 @@
+"""What a recipe hands back: masks and a network, and what a report needs to show how they came about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tagmask.data.photos import PerImage
+from tagmask.nets.classifier import Classifier
+from tagmask.nets.segmenter import Segmenter
+from tagmask.types import Activation, LabelMap
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``masks`` of the training photos and the ``segmenter`` are the result; the rest explains it.
+
+    ``steps`` are the label maps on the way, by name, in order: each is scored where the user has masks.
+    ``predict`` are the options with which the segmenter is to be used on new photos (see ``predict_labels``).
+    """
+
+    masks: PerImage[LabelMap]
+    segmenter: Segmenter
+    classifier: Classifier | None = None
+    activation: PerImage[Activation] | None = None
+    seeds: PerImage[LabelMap] | None = None
+    threshold: dict[str, Any] | None = None
+    steps: dict[str, PerImage[LabelMap]] = field(default_factory=dict)
+    predict: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,82 @@
+"""CAM - a classifier shows where it sees each tag; what it shows, sharpened, teaches a segmentation network.
+
+Zhou, Khosla, Lapedriza, Oliva, Torralba. CVPR 2016. https://arxiv.org/abs/1512.04150
+Extra supervision   none
+Run                 tagmask run cam photos/
+Expect              the row `cam` of docs/results.md
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tagmask.activate import multi_scale_cam
+from tagmask.classify import fit_classifier
+from tagmask.fit import Schedule
+from tagmask.label import threshold_labels
+from tagmask.outcome import Outcome
+from tagmask.refine.crf import IRN_CRF
+from tagmask.refine.sharpen import sharpen
+from tagmask.segment import fit_segmenter, predict_labels
+from tagmask.threshold import choose_threshold
+from tagmask.types import Dataset
+from tagmask.work import Work
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every choice of the recipe: what it is, and after the semicolon where its value comes from."""
+
+    tag_epochs: float = 5.0  # epochs of the classifier; author code (irn)
+    tag_rate: float = 0.01  # learning rate of the classifier; ours (irn: 0.1 without momentum, which is as much)
+    tag_crop: int = 512  # side of the classifier's training crops in pixels; author code (irn)
+    balance: bool = False  # weigh the yes and no of each tag by how rare they are; ours
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)  # scales of the photo at which activations are summed; author code
+    flip: bool = True  # sum the activations of the mirror image too; author code (psa)
+    threshold: float = 0.0  # background threshold in 0..1, where 0 means: choose it without masks; ours
+    confidence: float = 0.7  # how far the CRF trusts a thresholded label, in 0..1; author code (irn)
+    segmenter: str = "deeplab-v3"  # deeplab-v1, deeplab-v2 or deeplab-v3; ours
+    rounds: int = 2  # segmenters trained in turn, each on the masks of the one before; ours
+    epochs: float = 20.0  # epochs of each segmenter; ours
+    rate: float = 0.007  # learning rate of the segmenter; paper (DeepLab v3)
+    head_rate: float = 10.0  # the segmenter's new layers learn so many times as fast; paper (DeepLab v1)
+    crop: int = 513  # side of the segmenter's training crops in pixels; paper (DeepLab v3)
+    zoom: tuple[float, float] = (0.5, 2.0)  # range of the random scale of training photos; paper (DeepLab v3)
+    width: int = 256  # channels of the segmenter's head; paper (DeepLab v3)
+    batch: int = 16  # photos in a training step; author code (irn), paper (DeepLab v3)
+    test_scales: tuple[float, ...] = (1.0,)  # scales at which the segmenter looks at a photo; ours
+    test_flip: bool = False  # let the segmenter look at the mirror image too; ours
+
+
+def run(data: Dataset, work: Work, options: Options) -> Outcome:
+    """Classify, activate, choose a threshold, sharpen, segment; then segment once more from the network's own masks."""
+    classes, seed = len(data.classes), work.seed
+    tag_schedule = Schedule(options.tag_epochs, options.batch, options.tag_rate, weight_decay=1e-4)  # author code (irn)
+    schedule = Schedule(options.epochs, options.batch, options.rate, head_rate=options.head_rate)
+    looks = {"scales": options.test_scales, "flip": options.test_flip}
+
+    classifier = work.once(
+        "classifier", fit_classifier, data.train, work.backbone,
+        classes=classes - 1, crop=options.tag_crop, balance=options.balance, schedule=tag_schedule, seed=seed,
+    )  # fmt: skip
+    activation = work.each(
+        "activation", multi_scale_cam, classifier, data.train, scales=options.scales, flip=options.flip
+    )
+    chosen = work.once("threshold", choose_threshold, classifier, data.train, activation, fixed=options.threshold)
+    seeds = work.each("seeds", threshold_labels, activation, chosen["threshold"], workers=2)
+    masks = work.each("sharpened", sharpen, seeds, data.train, crf=IRN_CRF, confidence=options.confidence, workers=2)
+    steps = {"thresholded activation": seeds, "after the CRF": masks}
+
+    for turn in range(1, options.rounds + 1):
+        segmenter = work.once(
+            f"segmenter-{turn}", fit_segmenter, data.train, masks, work.backbone,
+            segmenter=options.segmenter, classes=classes, crop=options.crop, scales=options.zoom, width=options.width,
+            schedule=schedule, seed=seed,
+        )  # fmt: skip
+        masks = work.each(f"relabelled-{turn}", predict_labels, segmenter, data.train, use_tags=True, **looks)
+        steps[f"after segmenter {turn}"] = masks
+
+    return Outcome(
+        masks=masks, segmenter=segmenter, classifier=classifier, activation=activation, seeds=seeds,
+        threshold=chosen, steps=steps, predict=looks,
+    )  # fmt: skip

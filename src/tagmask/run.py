@@ -1,0 +1,188 @@
+"""Run a recipe from tags to masks, a network and a report; open a finished run again."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tagmask.data.photos import Joined, PerImage, Sizes
+from tagmask.errors import OptionError, RunError, did_you_mean
+from tagmask.files import read_json, write_json
+from tagmask.keys import plain
+from tagmask.methods import find_method
+from tagmask.nets.backbones import Backbone
+from tagmask.nets.storage import save_network
+from tagmask.outcome import Outcome
+from tagmask.predict import Predictor
+from tagmask.progress import Narrator
+from tagmask.segment import fit_to_photo, predict_labels
+from tagmask.summary import summarise
+from tagmask.types import Dataset, LabelMap
+from tagmask.work import Work
+
+LONGEST = 640  # pixels: the working size of larger photos; VOC's photos, on which every paper works, have 500  # ours
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its masks and its network."""
+
+    folder: Path
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The content of ``metrics.json``."""
+        return dict(read_json(self.folder / "metrics.json"))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; 0 is the background."""
+        return tuple(self.metrics["classes"])
+
+    def predict(self, image: str | Path, *, device: str = "cpu") -> LabelMap:
+        """Return the labels of a photo that the run has not seen, at the photo's size.
+
+        Every call opens the network anew; for many photos keep ``predictor()``.
+        """
+        return self.predictor(device=device)(Path(image))
+
+    def predictor(self, *, device: str = "cpu") -> Predictor:
+        """Return a function from an image file to its labels."""
+        return Predictor.load(self.folder, device=device)
+
+    def verdict(self) -> str:
+        """Return what the run is worth in a line or two."""
+        metrics, lines = self.metrics, [f"masks   {self.folder / 'masks'}", f"report  {self.folder / 'report.html'}"]
+        for part, what in (("train_masks", "training masks"), ("val", "predictions on val")):
+            if part in metrics:
+                lines.append(
+                    f"mIoU    {100 * metrics[part]['miou']:.1f} of the {what} ({metrics[part]['images']} images)"
+                )
+        return "\n".join(lines)
+
+
+def load_run(folder: str | Path) -> Run:
+    """Open a finished run; raises RunError where there is none."""
+    folder = Path(folder)
+    if not (folder / "metrics.json").exists():
+        raise RunError(f"{folder}: holds no finished run (metrics.json is missing); give the folder of `run --out`.")
+    return Run(folder)
+
+
+def run(
+    method: str,
+    data: Dataset,
+    out: str | Path,
+    *,
+    options: Any = None,
+    backbone: Backbone | None = None,
+    store: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "32-true",
+    seed: int = 0,
+    longest: int = LONGEST,
+    quiet: bool = False,
+    command: str = "",
+    **changes: Any,
+) -> Run:
+    """Run ``method`` on ``data`` and leave masks, a network, numbers and a report in the folder ``out``.
+
+    ``options`` is the recipe's ``Options``; single fields may be given by name instead. A run that was interrupted goes
+    on where it stopped when it is called again. ``store`` shares finished stages between runs. Raises OptionError for an
+    unknown method or option, DataError where the data cannot be used.
+    """
+    recipe = find_method(method)
+    options_type, run_recipe = recipe.load()
+    options = replace(options or options_type(), **known_options(method, options_type, changes))
+    out, device = Path(out), choose_device(device)
+    settings = {
+        "method": method, "data": str(data.root.resolve()), "classes": list(data.classes), "options": plain(asdict(options)),
+        "backbone": asdict(backbone or Backbone()), "seed": seed, "device": device_name(device), "precision": precision,
+        "longest": longest, "train_split": data.train_split, "command": command or f"tagmask.run({method!r}, ...)",
+        "versions": versions(),
+    }  # fmt: skip
+    _refuse_a_stranger(out, settings)
+    write_json(out / "options.json", settings)
+    narrator = Narrator(log=out / "log.txt", quiet=quiet)
+    work = Work(
+        out=out, backbone=backbone or Backbone(), store=Path(store) if store else out / ".store",
+        seed=seed, device=device, precision=precision, longest=longest, narrator=narrator,
+    )  # fmt: skip
+    narrator.say(f"{method} on {data.root}: {len(data.train)} photos to learn from, {len(data.val)} to validate")
+    outcome = run_recipe(data, work, options)
+    predictions = finish(data, work, outcome)
+    extra = {"classes": list(data.classes), "predict": plain(outcome.predict), "longest": longest}
+    save_network(outcome.segmenter, out, extra=extra)
+    summarise(data, work, outcome, predictions, method=recipe, settings=settings)
+    return Run(out)
+
+
+def known_options(method: str, options: type[Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return ``changes``; raises OptionError for a name that the method does not know."""
+    names = [field.name for field in fields(options)]
+    for name in changes:
+        if name not in names:
+            raise OptionError(
+                f"{method} has no option {name!r}{did_you_mean(name, names)}; it has: {', '.join(names)}."
+            )
+    return changes
+
+
+def finish(data: Dataset, work: Work, outcome: Outcome) -> PerImage[LabelMap] | None:
+    """Lay a mask for every image of the user's under ``RUN/masks``; return the predictions of the validation photos.
+
+    Training photos get the recipe's masks. The rest are predicted: with their tags where these are known, so that no
+    mask shows an absent class, and for the validation score without.
+    """
+    rest = tuple(sample for sample in data.samples if sample.name not in outcome.masks)
+    masks: PerImage[LabelMap] = outcome.masks
+    if rest:
+        looks = {"use_tags": True, **outcome.predict}
+        masks = Joined(masks, work.each("others", predict_labels, outcome.segmenter, rest, **looks))
+    work.each("masks", fit_to_photo, masks, Sizes([sample for sample in data.samples if sample.name in masks]))
+    if not data.val:
+        return None
+    return work.each("predictions", predict_labels, outcome.segmenter, data.val, workers=2, **outcome.predict)
+
+
+def choose_device(wanted: str) -> str:
+    """Return ``wanted``, or for ``auto`` the GPU where there is one; raises OptionError for a device that is not there."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"device {wanted!r} cannot be used here; expected auto, cpu, cuda or mps.") from error
+    return wanted
+
+
+def device_name(device: str) -> str:
+    """Return the name that a results table shows: the GPU's, or the number of CPU threads."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{torch.get_num_threads()} CPU threads"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    packages = ("tagmask", "torch", "torchvision", "timm", "numpy", "numba", "opencv-contrib-python-headless", "pillow")
+    return {"python": platform.python_version(), **{package: metadata.version(package) for package in packages}}
+
+
+def _refuse_a_stranger(out: Path, settings: Mapping[str, Any]) -> None:
+    """A folder that holds another method's run, or no run at all, is not written into."""
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / "options.json").exists():
+        raise RunError(f"{out}: is not empty and holds no run of tagmask; choose another folder for --out.")
+    before = read_json(out / "options.json")
+    for name in ("method", "data"):
+        if before[name] != settings[name]:
+            raise RunError(
+                f"{out}: holds a run of {before['method']} on {before['data']}, not of {settings['method']} on "
+                f"{settings['data']}; choose another folder for --out (--store shares what is finished)."
+            )

@@ -1,0 +1,202 @@
+"""What a run is worth: numbers where the user has masks, and a page with pictures in any case."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from tagmask.data.photos import PerImage, Photos, Truth
+from tagmask.evaluate import Confusion, SeedQuality, ThresholdCurve, image_iou
+from tagmask.files import write_json
+from tagmask.methods import Method
+from tagmask.outcome import Outcome
+from tagmask.report import ImageRow, Report, write_report
+from tagmask.types import UNKNOWN, Dataset, LabelMap
+from tagmask.work import Work
+
+ROWS = 6  # images shown of each group  # ours
+
+
+def summarise(
+    data: Dataset,
+    work: Work,
+    outcome: Outcome,
+    predictions: PerImage[LabelMap] | None,
+    *,
+    method: Method,
+    settings: Mapping[str, Any],
+    warnings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write ``RUN/metrics.json`` and ``RUN/report.html``; return the content of the former."""
+    classes = len(data.classes)
+    train = Truth([s for s in data.train if s.mask is not None], classes, work.longest)
+    val = Truth([s for s in data.val if s.mask is not None], classes, work.longest)
+    kept = ("method", "data", "command", "seed", "device", "precision", "longest", "options", "backbone", "versions")
+    metrics: dict[str, Any] = {name: settings[name] for name in kept}
+    metrics |= {
+        "reader": data.reader,
+        "train_images": len(data.train),
+        "val_images": len(data.val),
+        "extra_supervision": method.extra_supervision,
+        "stages": [asdict(cost) for cost in work.costs],
+        "minutes": round(sum(cost.seconds for cost in work.costs) / 60, 2),
+        "peak_mb": round(max(cost.peak_mb for cost in work.costs)),
+        "classes": list(data.classes),
+        "counts": _counts(data),
+    }
+    with work.narrator.stage("evaluation", len(train) * (len(outcome.steps) + 1) + len(val)) as counter:
+        if len(train):
+            metrics["train_masks"] = score(train, outcome.masks, classes, counter.advance)
+            metrics["steps"] = {n: score(train, m, classes, counter.advance)["miou"] for n, m in outcome.steps.items()}
+            if outcome.seeds is not None:
+                metrics["seeds"] = _seed_quality(train, outcome.seeds, classes)
+        if len(val) and predictions is not None:
+            metrics["val"] = score(val, predictions, classes, counter.advance)
+    if outcome.threshold is not None:
+        metrics["threshold_choice"] = outcome.threshold
+        if outcome.activation is not None and len(train):
+            metrics["activation"] = _price(train, outcome, classes)
+    write_json(work.out / "metrics.json", metrics)
+    rows = _rows(data, work, outcome, train)
+    write_report(
+        work.out / "report.html",
+        Report(method.name, method.title, str(data.root), data.classes, metrics, _curves(work), rows, list(warnings)),
+    )
+    return metrics
+
+
+def score(
+    truth: PerImage[LabelMap], masks: PerImage[LabelMap], classes: int, advance: Any = lambda: None
+) -> dict[str, Any]:
+    """Return the scores of ``masks`` over the images that ``truth`` knows, as JSON types."""
+    confusion = Confusion(classes)
+    for name in truth.names:
+        confusion.add(truth[name].labels, masks[name].labels)
+        advance()
+    return {**confusion.scores().to_json(), "images": len(truth)}
+
+
+def _seed_quality(truth: Truth, seeds: PerImage[LabelMap], classes: int) -> dict[str, Any]:
+    """Score seeds on the grid on which they were made: the truth is resized to it where they differ."""
+    from tagmask.segment import fit_to_photo
+
+    quality = SeedQuality(classes)
+    for name in truth.names:
+        labels = seeds[name].labels
+        quality.add(fit_to_photo(truth[name], labels.shape).labels, labels)  # type: ignore[arg-type]
+    return quality.scores().to_json()
+
+
+def _price(truth: Truth, outcome: Outcome, classes: int) -> dict[str, Any]:
+    """Return what the threshold chosen without masks costs against the best one that masks can find."""
+    assert outcome.activation is not None and outcome.threshold is not None
+    curve, chosen = ThresholdCurve(classes), float(outcome.threshold["threshold"])
+    exact = ThresholdCurve(classes, thresholds=np.array([chosen]))
+    for name in truth.names:
+        labels, activation = truth[name].labels, outcome.activation[name]
+        curve.add(labels, activation)
+        exact.add(labels, activation)
+    oracle, best = curve.best()
+    ours = float(exact.miou()[0])
+    return {
+        "threshold": chosen,
+        "miou_chosen": ours,
+        "threshold_oracle": oracle,
+        "miou_oracle": best,
+        "price": best - ours,
+        "oracle_at_the_end": curve.at_the_end,
+        "curve": {"thresholds": curve.thresholds.tolist(), "miou": curve.miou().tolist()},
+    }
+
+
+def _rows(data: Dataset, work: Work, outcome: Outcome, truth: Truth) -> list[ImageRow]:
+    """Choose the images to show: best, middle and worst by truth (else by doubt), and the most doubtful."""
+    photos = work.photos([sample for sample in data.train if sample.name in outcome.masks])
+    doubts = {name: doubt(outcome, name) for name in photos.names}
+    scores: dict[str, float] = {}
+    for name in truth.names:
+        iou = image_iou(truth[name].labels, outcome.masks[name].labels, len(data.classes))
+        if np.isfinite(iou):
+            scores[name] = iou
+    order = sorted(scores, key=lambda name: (-scores[name], name)) or sorted(
+        doubts, key=lambda name: (doubts[name], name)
+    )
+    middle = max(0, len(order) // 2 - ROWS // 2)
+    groups = {
+        "best": order[:ROWS],
+        "middle": order[middle : middle + ROWS],
+        "worst": order[::-1][:ROWS],
+        "doubtful": sorted(doubts, key=lambda name: (-doubts[name], name))[:ROWS],
+    }
+    return [
+        _row(group, data, photos, outcome, truth, name, scores.get(name), doubts[name])
+        for group, names in groups.items()
+        for name in names
+    ]
+
+
+def _row(
+    group: str,
+    data: Dataset,
+    photos: Photos,
+    outcome: Outcome,
+    truth: Truth,
+    name: str,
+    iou: float | None,
+    unsure: float,
+) -> ImageRow:
+    photo, activation = photos[name], outcome.activation
+    shown = activation[name] if activation is not None else None
+    return ImageRow(
+        group=group,
+        name=name,
+        tags=[data.classes[tag] for tag in photo.tags or ()],
+        photo=photo.pixels,
+        activation=[(data.classes[c], m) for c, m in zip(shown.classes, shown.maps, strict=True)] if shown else [],
+        seeds=outcome.seeds[name].labels if outcome.seeds is not None else None,
+        mask=outcome.masks[name].labels,
+        truth=truth[name].labels if name in truth else None,
+        score=iou,
+        doubt=unsure,
+    )
+
+
+def doubt(outcome: Outcome, name: str) -> float:
+    """Return in [0, 1] how much the last two label maps of an image disagree: 1 - IoU of what is no background.
+
+    Where a recipe has one step only, a mask without any object counts as full doubt and any other as none.  # ours
+    """
+    last = outcome.masks[name].labels
+    earlier = [step for step in outcome.steps.values() if step is not outcome.masks] or (
+        [outcome.seeds] if outcome.seeds is not None else []
+    )
+    if not earlier:
+        return float(not last.any())
+    before = earlier[-1][name].labels
+    if before.shape != last.shape:
+        from tagmask.augment import resize_labels
+
+        before = resize_labels(before, *last.shape)
+    known = before != UNKNOWN
+    union = ((before > 0) | (last > 0)) & known
+    same = ((before == last) & (last > 0)) & known
+    return 1 - float(same.sum() / union.sum()) if union.any() else 0.0
+
+
+def _counts(data: Dataset) -> dict[str, int]:
+    counts = np.bincount([tag for sample in data.train for tag in sample.tags or ()], minlength=len(data.classes))
+    return {name: int(count) for name, count in zip(data.classes[1:], counts[1:], strict=True)}
+
+
+def _curves(work: Work) -> dict[str, list[dict[str, float]]]:
+    """Return the training curves that the stages of this run left."""
+    curves = {}
+    for cost in work.costs:
+        path = work.out / cost.name / "curve.jsonl"
+        if path.exists():
+            curves[cost.name] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return curves

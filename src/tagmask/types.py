@@ -1,0 +1,134 @@
+"""The values that travel between stages, checked at birth.
+
+One alphabet of axes in the whole package: ``B`` batch, ``K`` classes present in the image, ``C`` all classes with
+background, ``H W`` pixels, ``h w`` feature grid, ``N`` pixels flattened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagmask.errors import DataError
+
+BACKGROUND = 0
+UNKNOWN = 255
+MOST_CLASSES = 254  # a label map is uint8: 0 is the background, 255 is unknown
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of the user's, not yet read.
+
+    ``name`` names every result of the image; it may hold ``/`` for images in sub-folders, never an ending.
+    ``tags`` are sorted class ids ``1..C-1``: an empty tuple is a *negative* (surely nothing there), ``None`` is *unknown*.
+    ``mask`` is a PNG of class ids (0 background, 255 unknown), where the user has one. ``group`` keeps images together
+    that must not be split (a patient, a clip).
+    """
+
+    name: str
+    image: Path
+    tags: tuple[int, ...] | None
+    mask: Path | None = None
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tags is not None and tuple(sorted(set(self.tags))) != self.tags:
+            raise ValueError(f"tags of {self.name!r} must be sorted and unique, got {self.tags}")
+        if self.tags and not (1 <= self.tags[0] and self.tags[-1] <= MOST_CLASSES):
+            raise ValueError(f"tags of {self.name!r} must lie in 1..{MOST_CLASSES}, got {self.tags}")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What the user has: samples, the names of the classes (``classes[0]`` is the background) and named splits."""
+
+    root: Path
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    train_split: str = "train"
+    val_split: str = "val"
+    reader: str = "native"
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise DataError(f"{self.root}: no class found; expected at least one tag name beside the background.")
+        if len(self.classes) - 1 > MOST_CLASSES:
+            raise DataError(
+                f"{self.root}: {len(self.classes) - 1} classes given, at most {MOST_CLASSES} fit in a mask."
+            )
+        names = [sample.name for sample in self.samples]
+        if len(set(names)) != len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})[:3]
+            raise DataError(f"{self.root}: two images share a name ({', '.join(twice)}); rename one of them.")
+
+    @property
+    def train(self) -> tuple[Sample, ...]:
+        """The samples to learn from: those of the train split (without splits: all) whose tags are known."""
+        if self.train_split in self.splits:
+            return tuple(sample for sample in self._split(self.train_split) if sample.tags is not None)
+        held_out = set(self.splits.get(self.val_split, ())) | set(self.splits.get("test", ()))
+        return tuple(s for s in self.samples if s.tags is not None and s.name not in held_out)
+
+    @property
+    def val(self) -> tuple[Sample, ...]:
+        """The samples of the validation split; empty without one. Never learned from."""
+        return self._split(self.val_split)
+
+    def _split(self, name: str) -> tuple[Sample, ...]:
+        members = set(self.splits.get(name, ()))
+        return tuple(sample for sample in self.samples if sample.name in members)
+
+    def only(self, samples: tuple[Sample, ...]) -> Dataset:
+        """The same data set with these samples only."""
+        return replace(self, samples=samples)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image that has been read: ``pixels`` uint8 RGB (H, W, 3), and what the user said of it."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+    tags: tuple[int, ...] | None
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 3 or self.pixels.shape[2] != 3:
+            raise ValueError(f"pixels must be uint8 (H, W, 3), got {self.pixels.dtype} {self.pixels.shape}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Where each tag of one image is seen: ``maps`` float32 (K, H, W) in [0, 1], ``classes`` the K sorted ids 1..C-1."""
+
+    maps: NDArray[np.float32]
+    classes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.maps.dtype != np.float32 or self.maps.ndim != 3 or len(self.maps) != len(self.classes):
+            raise ValueError(
+                f"maps must be float32 ({len(self.classes)}, H, W), got {self.maps.dtype} {self.maps.shape}"
+            )
+        if self.maps.size and not (self.maps.min() >= 0 and self.maps.max() <= 1):
+            raise ValueError(f"maps must lie in [0, 1], got {self.maps.min():.3g}..{self.maps.max():.3g}")
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """One label a pixel: ``labels`` uint8 (H, W), 0 background, 1..C-1 classes, 255 unknown."""
+
+    labels: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if self.labels.dtype != np.uint8 or self.labels.ndim != 2:
+            raise ValueError(f"labels must be uint8 (H, W), got {self.labels.dtype} {self.labels.shape}")

@@ -1,0 +1,329 @@
+"""Named results on disk: nothing is ever computed twice or lost.
+
+``work.once`` keeps one value for the whole data set (a network, a threshold), ``work.each`` one file an image. A result
+is keyed by its function, the function's options and the keys of its inputs. It lies under its key in the store and,
+as the same file under a name a person can open, in the run's folder::
+
+    RUN/activation/2007_000123.npz   is   STORE/objects/3f/9c1e...npz
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+import typing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from tagmask.cost import Meter
+from tagmask.data.photos import PerImage, Photos
+from tagmask.errors import RunError
+from tagmask.files import KINDS, link, read_json, whole, write_json
+from tagmask.keys import Keyed, digest, name_of, plain
+from tagmask.nets.backbones import Backbone
+from tagmask.nets.storage import load_network, save_network
+from tagmask.progress import Narrator
+from tagmask.types import Sample
+
+Value = TypeVar("Value")
+AHEAD = 4  # images read ahead of the computation  # ours
+
+
+class Results(PerImage[Value]):
+    """The values of one ``each`` stage: ``results[name]`` reads one file."""
+
+    def __init__(self, keys: dict[str, str], path: Callable[[str], Path], kind: type):
+        super().__init__(list(keys))
+        self._keys, self._path, self._kind = keys, path, kind
+
+    def key_of(self, name: str) -> str:
+        """The key of one value."""
+        return self._keys[name]
+
+    def __getitem__(self, name: str) -> Value:
+        return typing.cast(Value, KINDS[self._kind][2](self._path(self._keys[name])))
+
+
+@dataclass
+class Job:
+    """What a long function of ``once`` works with: where to leave checkpoints, on what to compute, whom to tell."""
+
+    folder: Path
+    device: str
+    precision: str
+    narrator: Narrator
+    name: str
+
+
+@dataclass
+class StageCost:
+    """One line of ``metrics.json``: what a stage computed, what it found done, seconds (of both) and peak memory."""
+
+    name: str
+    items: int
+    computed: int
+    reused: int
+    seconds: float
+    peak_mb: float
+
+
+@dataclass
+class Work:
+    """Where results are kept and on what they are computed.
+
+    Its one law: a result exists whole or not at all, and its key says everything that it depends on.
+    """
+
+    out: Path
+    backbone: Backbone
+    store: Path
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "32-true"
+    longest: int = 0
+    narrator: Narrator = field(default_factory=Narrator)
+    costs: list[StageCost] = field(default_factory=list)
+    _made: dict[int, tuple[Any, str]] = field(default_factory=dict)
+
+    def photos(self, samples: Sequence[Sample]) -> Photos:
+        """The images of ``samples``, read when asked for, at the working size of this run."""
+        return Photos(samples, longest=self.longest)
+
+    def once(self, name: str, function: Callable[..., Value], *inputs: Any, **options: Any) -> Value:
+        """Return ``function(*inputs, **options)``, from disk where it was computed before.
+
+        The function's return annotation says how the value is kept: an ``nn.Module`` as ``model.safetensors``,
+        anything else as JSON. A function with a ``job`` parameter is given a folder for checkpoints that survives a kill.
+        """
+        inputs = tuple(self._collection(value) for value in inputs)
+        kind = _returns(function)
+        takes_job = "job" in inspect.signature(function).parameters
+        setting = self.precision if takes_job else ""
+        key = digest([name_of(function), [self._key(v) for v in inputs], self._options(options), setting])
+        place = self._object(key, "")
+        reused = place.is_dir()
+        if not reused:
+            partial = self.store / "partial" / key
+            partial.mkdir(parents=True, exist_ok=True)
+            if takes_job:
+                options["job"] = Job(partial, self.device, self.precision, self.narrator, name)
+            self._compute_once(name, function, inputs, options, kind, place, partial)
+        cost = read_json(place / "cost.json")
+        self.costs.append(StageCost(name, 1, int(not reused), int(reused), cost["seconds"], cost["peak_mb"]))
+        link(place, self.out / name)
+        value = (
+            load_network(place, device=self.device) if issubclass(kind, nn.Module) else read_json(place / "value.json")
+        )
+        self._made[id(value)] = (value, key)
+        return typing.cast(Value, value)
+
+    def _compute_once(
+        self, name: str, function: Callable[..., Any], inputs: Any, options: Any, kind: type, place: Path, partial: Path
+    ) -> None:
+        self.narrator.say(f"{name} ...")
+        spent = _spent(partial)
+        with Meter() as meter:
+            value = function(*inputs, **options)
+        with whole(place) as temporary:
+            temporary.mkdir()
+            if issubclass(kind, nn.Module):
+                save_network(value, temporary)
+            else:
+                write_json(temporary / "value.json", plain(value))
+            if (partial / "curve.jsonl").exists():
+                shutil.copyfile(partial / "curve.jsonl", temporary / "curve.jsonl")
+            peak = max(meter.peak_mb, spent["peak_mb"])
+            write_json(temporary / "cost.json", {"seconds": meter.seconds + spent["seconds"], "peak_mb": peak})
+        shutil.rmtree(partial)
+
+    def each(
+        self, name: str, function: Callable[..., Value], *inputs: Any, workers: int = 1, **options: Any
+    ) -> Results[Value]:
+        """Return ``function(*inputs, **options)`` for every image, computing only what is not on disk.
+
+        Inputs that hold one value an image (samples, photos, earlier results) are passed value by value, others as they
+        are. ``workers`` threads share the images; ask for more than one where the function releases the GIL.
+        """
+        inputs = tuple(self._collection(value) for value in inputs)
+        kind = _returns(function)
+        suffix = KINDS[kind][0]
+        per_image = [value for value in inputs if isinstance(value, PerImage)]
+        if not per_image:
+            raise ValueError(f"stage {name!r} has no input with one value an image")
+        names = list(per_image[0].names)
+        shared = [None if isinstance(value, PerImage) else self._key(value) for value in inputs]
+        stage = digest([name_of(function), shared, self._options(options)])
+        keys = {n: digest([stage, [value.key_of(n) for value in per_image]]) for n in names}
+        missing = [n for n in names if not self._object(keys[n], suffix).exists()]
+
+        def load(image: str) -> list[Any]:
+            return [value[image] if isinstance(value, PerImage) else value for value in inputs]
+
+        def compute(arguments: list[Any], image: str) -> None:
+            value = function(*arguments, **options)
+            with whole(self._object(keys[image], suffix)) as temporary:
+                KINDS[kind][1](temporary, value)
+
+        if missing:
+            self._compute_each(name, names, missing, keys, load, compute, workers)
+        spent = self._ledger(name).total(keys.values())
+        reused = len(names) - len(missing)
+        self.costs.append(StageCost(name, len(names), len(missing), reused, *spent))
+        results: Results[Value] = Results(keys, lambda key: self._object(key, suffix), kind)
+        self._show(name, results, suffix)
+        return results
+
+    def _compute_each(
+        self,
+        name: str,
+        names: list[str],
+        missing: list[str],
+        keys: dict[str, str],
+        load: Callable[[str], list[Any]],
+        compute: Callable[[list[Any], str], None],
+        workers: int,
+    ) -> None:
+        ledger = self._ledger(name)
+        done = len(names) - len(missing)
+        with Meter() as meter, self.narrator.stage(name, len(names), done) as counter, ledger.open():
+            before = 0.0
+            for image in _computed(missing, load, compute, workers):
+                now = meter.seconds
+                ledger.add(keys[image], now - before, meter.look())
+                before = now
+                counter.advance()
+
+    def _show(self, name: str, results: Results[Any], suffix: str) -> None:
+        """Lay the results under the run's folder; those of an earlier choice of options are taken away."""
+        folder = self.out / name
+        shown = folder / ".key"
+        if shown.exists() and shown.read_text() == results.key:
+            return
+        if folder.exists():
+            shutil.rmtree(folder)
+        for image in results.names:
+            link(self._object(results.key_of(image), suffix), folder / (image + suffix))
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole(shown) as temporary:
+            temporary.write_text(results.key)
+
+    def _collection(self, value: Any) -> Any:
+        """Samples are passed on as the photos that they name."""
+        if isinstance(value, tuple | list) and value and all(isinstance(part, Sample) for part in value):
+            return self.photos(value)
+        return value
+
+    def _key(self, value: Any) -> Any:
+        made = self._made.get(id(value))
+        if made is not None and isinstance(value, nn.Module):
+            return {"key": made[1]}
+        if isinstance(value, Keyed):
+            return {"key": value.key}
+        return plain(value)
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {name: self._key(value) for name, value in options.items()}
+
+    def _object(self, key: str, suffix: str) -> Path:
+        return self.store / "objects" / key[:2] / (key[2:] + suffix)
+
+    def _ledger(self, name: str) -> Ledger:
+        return Ledger(self.store / "costs" / f"{name.replace('/', '-')}.jsonl")
+
+
+class Ledger:
+    """Seconds and memory of finished images, a line each, so that a resumed stage still knows what it cost in all."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file: typing.TextIO | None = None
+
+    def open(self) -> Ledger:
+        """Open for adding; use as a context manager."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a", encoding="utf-8")
+        return self
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, key: str, seconds: float, peak_mb: float) -> None:
+        """Write one line."""
+        assert self._file is not None
+        self._file.write(json.dumps([key, round(seconds, 4), round(peak_mb, 1)]) + "\n")
+        self._file.flush()
+
+    def total(self, keys: Iterable[str]) -> tuple[float, float]:
+        """Return seconds in all and peak MiB of the given images."""
+        known: dict[str, tuple[float, float]] = {}
+        if self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    key, seconds, peak = json.loads(line)
+                except ValueError:  # a line that a kill cut short
+                    continue
+                known[key] = (seconds, peak)
+        found = [known[key] for key in keys if key in known]
+        return sum(s for s, _ in found), max((p for _, p in found), default=0.0)
+
+
+def _computed(
+    names: list[str], load: Callable[[str], list[Any]], compute: Callable[[list[Any], str], None], workers: int
+) -> Iterator[str]:
+    """Yield each name once its value is on disk: one thread reads ahead, or ``workers`` threads do all of it."""
+    if workers == 1:
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            for name, arguments in zip(names, _ahead(pool, load, names, AHEAD), strict=True):
+                compute(arguments, name)
+                yield name
+    else:
+        with ThreadPoolExecutor(max_workers=workers) as pool:
+            both = _ahead(pool, lambda name: compute(load(name), name), names, 2 * workers)
+            for name, _ in zip(names, both, strict=True):
+                yield name
+
+
+def _ahead(pool: ThreadPoolExecutor, function: Callable[[str], Any], names: list[str], ahead: int) -> Iterator[Any]:
+    pending: deque[Any] = deque()
+    try:
+        for name in names:
+            pending.append(pool.submit(function, name))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _returns(function: Callable[..., Any]) -> type:
+    """Return the annotated type of what a stage function returns; it decides how the value is kept."""
+    kind = typing.get_type_hints(function).get("return")
+    kind = typing.get_origin(kind) or kind
+    if not isinstance(kind, type) or not (issubclass(kind, nn.Module) or kind in KINDS):
+        known = ", ".join(k.__name__ for k in KINDS)
+        raise ValueError(f"{function.__name__} must say that it returns one of: {known}, or a network; it says {kind}")
+    return kind
+
+
+def _spent(partial: Path) -> dict[str, float]:
+    """What the killed sessions of a job cost, as its checkpoints tell."""
+    path = partial / "spent.json"
+    if not path.exists():
+        return {"seconds": 0.0, "peak_mb": 0.0}
+    try:
+        return typing.cast(dict[str, float], read_json(path))
+    except RunError:
+        return {"seconds": 0.0, "peak_mb": 0.0}
