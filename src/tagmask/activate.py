@@ -67,14 +67,14 @@ def gradient_saliency(
     """Return |d(sum of the logits)/d(layer)|, the largest over channels: float32 (h, w), not scaled.
 
     ``layer`` counts the trunk's feature maps; ``None`` is the image itself (then h, w are H, W).
-    Source: Simonyan et al. 2013; SEC's author code takes conv4 (layer -2) and sums the logits.
+    Source: Simonyan et al. 2013; SEC's author code takes conv4 (layer 3) and sums the logits.
     """
     with torch.enable_grad():
         image = _tensor(pixels, classifier).requires_grad_()
         features = classifier.features(image)
         target = image if layer is None else features[layer]
         (gradient,) = torch.autograd.grad(classifier.logits_of(features).sum(), target)
-    return gradient.abs().amax(dim=1)[0].float().cpu().numpy()  # type: ignore[no-any-return]
+    return gradient.abs().amax(dim=1)[0].float().cpu().numpy()
 
 
 def mask_out(classifier: Classifier, photo: Photo, *, window: int = 32, stride: int = 8, batch: int = 32) -> Activation:
@@ -113,7 +113,7 @@ def predicted_tags(classifier: Classifier, photo: Photo) -> tuple[int, ...]:
 def raw_maps(classifier: Classifier, pixels: NDArray[np.uint8], classes: Sequence[int]) -> NDArray[np.float32]:
     """Return the class maps before any ReLU or scaling: float32 (K, h, w) on the network's own grid."""
     wanted = [tag - 1 for tag in classes]
-    return _maps(classifier, _tensor(pixels, classifier))[wanted].cpu().numpy()  # type: ignore[no-any-return]
+    return _maps(classifier, _tensor(pixels, classifier))[wanted].cpu().numpy()
 
 
 def _maps(classifier: Classifier, image: Tensor) -> Tensor:
@@ -145,4 +145,4 @@ def _scaled(maps: Tensor) -> NDArray[np.float32]:
     """Divide each map by its own maximum."""
     if maps.numel():
         maps = maps / (maps.amax(dim=(1, 2), keepdim=True) + EPSILON)
-    return maps.float().numpy()  # type: ignore[no-any-return]
+    return maps.float().numpy()

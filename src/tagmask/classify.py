@@ -114,4 +114,4 @@ def balanced_weights(counts: NDArray[np.int64], images: int) -> NDArray[np.float
 def mean_colour(network: nn.Module) -> NDArray[np.uint8]:
     """Return the colour (3,) that the network sees as zero: padding with it makes no border fire."""
     mean = network.get_submodule("trunk").get_buffer("mean")
-    return (mean.detach().cpu().flatten() * 255).round().to(torch.uint8).numpy()  # type: ignore[no-any-return]
+    return (mean.detach().cpu().flatten() * 255).round().to(torch.uint8).numpy()

@@ -220,6 +220,7 @@ def _run(given: argparse.Namespace) -> None:
     data = _load(given)
     backbone = Backbone(
         name=given.backbone, weights=given.weights, output_stride=given.output_stride, norm=given.norm,
+        freeze=given.freeze,
         pad_type=given.pad_type,
     )  # fmt: skip
     chosen = {k.removeprefix("option_"): v for k, v in vars(given).items() if k.startswith("option_") and v is not None}

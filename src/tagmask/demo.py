@@ -1,53 +1,59 @@
-"""The demo: a drawn sample set, the upper bound and the plain method on it, and what they are worth."""
+"""The demo: a drawn sample set, the plain method and the upper bound on it, and what they are worth."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from tagmask.data import load_data, make_toy
-from tagmask.data.pixels import palette
+from tagmask.data import load_data, load_photo, make_toy, read_mask
 from tagmask.nets.backbones import Backbone
-from tagmask.run import run
+from tagmask.report.example import example_picture
+from tagmask.run import Run, run
+from tagmask.types import Dataset
 
 SCRATCH = Backbone(name="test_resnet", weights="none", output_stride=8)  # timm's tiny network, learned from nothing
 SMALL: dict[str, Any] = {"epochs": 12.0, "crop": 96, "rate": 0.05, "head_rate": 1.0, "width": 64, "batch": 16}
 TAGS: dict[str, Any] = {"tag_epochs": 20.0, "tag_rate": 0.05, "tag_crop": 96}
+COLUMNS = 5  # photos in the example picture
 
 
 def demo(out: Path, *, images: int = 400, quiet: bool = False) -> str:
     """Draw photos into ``out``, run ``full`` and ``cam`` on them, and return a table of what they reach.
 
-    Also writes ``example.png``: one photo and its mask side by side.
+    Also writes ``example.png``: photos, their tags, and the masks that `cam` found.
     """
     data = load_data(make_toy(out / "photos", images=images))
-    shared: dict[str, Any] = {
-        "backbone": SCRATCH,
-        "store": out / "store",
-        "longest": 0,
-        "quiet": quiet,
-        "device": "cpu",
-    }
-    full = run("full", data, out / "full", **shared, **SMALL)
+    shared: dict[str, Any] = {"backbone": SCRATCH, "store": out / "store", "quiet": quiet, "device": "cpu"}
     cam = run("cam", data, out / "cam", **shared, **SMALL, **TAGS)
-    example = picture(out, data.train[0].name)
-    plain = cam.metrics["steps"]["thresholded activation"]
-    lines = ["", "                             training masks    new photos (val)"]
-    for what, train, val in (
-        ("thresholded activation", plain, None),
-        ("cam (tags only)", cam.metrics["train_masks"]["miou"], cam.metrics["val"]["miou"]),
-        ("full (masks)", full.metrics["train_masks"]["miou"], full.metrics["val"]["miou"]),
-    ):
-        shown = "-" if val is None else f"{100 * val:.1f}"
-        lines.append(f"  {what:<26} {100 * train:>9.1f} mIoU    {shown:>9}{' mIoU' if val is not None else ''}")
+    full = run("full", data, out / "full", **shared, **SMALL)
+    picture = _picture(data, cam, out / "example.png")
+    rows = [("cam: its activations, thresholded", cam.metrics["steps"]["thresholded activation"], None)]
+    for what, done in (("cam, from tags alone", cam), ("full, from painted masks", full)):
+        rows.append((what, done.metrics["train_masks"]["miou"], done.metrics["val"]["miou"]))
+    lines = ["", f"{'mIoU':<36} masks of the tagged photos    predictions on new photos"]
+    for what, train, val in rows:
+        lines.append(f"  {what:<34} {100 * train:>26.1f}    {'-' if val is None else f'{100 * val:.1f}':>25}")
     lines += [
         "",
-        f"  report   {cam.folder / 'report.html'}",
+        f"  look at  {cam.folder / 'report.html'}",
         f"  masks    {cam.folder / 'masks'}",
-        f"  picture  {example}",
+        f"  picture  {picture}",
     ]
     return "\n".join(lines)
+
+
+def _picture(data: Dataset, done: Run, path: Path) -> Path:
+    """Draw the first photos that have a tag, with their tags and masks."""
+    shown = [sample for sample in data.train if sample.tags][:COLUMNS]
+    examples = [
+        (
+            load_photo(sample).pixels,
+            [data.classes[tag] for tag in sample.tags or ()],
+            read_mask(done.folder / "masks" / f"{sample.name}.png", classes=len(data.classes)),
+        )
+        for sample in shown
+    ]
+    Image.fromarray(example_picture(examples)).save(path, optimize=True)
+    return path

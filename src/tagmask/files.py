@@ -26,7 +26,7 @@ def whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{os.getpid()}-{id(path):x}-{path.name}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.policy not in ("poly", "step"):
             raise OptionError(f"policy {self.policy!r} is not known; expected poly or step.")
-        if self.batch < 1 or self.accumulate < 1 or self.epochs <= 0 and self.steps <= 0:
+        if self.batch < 1 or self.accumulate < 1 or (self.epochs <= 0 and self.steps <= 0):
             raise OptionError("batch, accumulate and epochs (or steps) must be positive.")
 
     def length(self, examples: int) -> int:
@@ -106,8 +107,10 @@ def fit(
     times); a call that finds one there goes on from it. ``loaders`` processes read images on a GPU; the CPU needs none.
     """
     fabric = Fabric(
-        accelerator="cuda" if job.device.startswith("cuda") else job.device, devices=1, precision=job.precision
-    )  # type: ignore[arg-type]
+        accelerator="cuda" if job.device.startswith("cuda") else job.device,
+        devices=1,
+        precision=cast(Any, job.precision),
+    )
     steps = schedule.length(len(examples))
     torch.manual_seed(seed)
     network.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -128,7 +131,7 @@ def fit(
             step, part = divmod(position, schedule.accumulate)
             torch.manual_seed(_mix(seed, position))  # dropout, the same whether or not the run was interrupted
             terms = dict(objective(*fabric.to_device(list(batch))))
-            fabric.backward(sum(terms.values()) / schedule.accumulate)
+            fabric.backward(torch.stack(list(terms.values())).sum() / schedule.accumulate)
             if part + 1 < schedule.accumulate:
                 continue
             rate = schedule.rate_at(step, steps)
@@ -219,7 +222,7 @@ class _Stream(Dataset[tuple[np.ndarray, ...]]):
 
     def __init__(self, examples: Examples, batch: int, seed: int):
         self.examples, self.batch, self.seed = examples, batch, seed
-        self._order: tuple[int, Sequence[int]] = (-1, [])
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, ...]:
         epoch, place = divmod(position, len(self.examples))

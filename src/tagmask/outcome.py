@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,5 +26,5 @@ class Outcome:
     activation: PerImage[Activation] | None = None
     seeds: PerImage[LabelMap] | None = None
     threshold: dict[str, Any] | None = None
-    steps: dict[str, PerImage[LabelMap]] = field(default_factory=dict)
+    steps: Mapping[str, PerImage[LabelMap]] = field(default_factory=dict)
     predict: dict[str, Any] = field(default_factory=dict)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tagmask.data.listing import walk
+from tagmask.data.listing import walk, without_ending
 from tagmask.data.photos import Photos, Truth
-from tagmask.data.pixels import image_size, read_mask, write_mask
+from tagmask.data.pixels import ENDINGS, image_size, read_mask, write_mask
 from tagmask.errors import DataError, OptionError, RunError, TagmaskError, did_you_mean
 from tagmask.evaluate import Confusion
-from tagmask.files import read_json, whole
+from tagmask.files import whole
 from tagmask.nets.segmenter import Segmenter
 from tagmask.nets.storage import load_network, read_extra
 from tagmask.progress import Narrator
@@ -79,8 +79,9 @@ def _named(images: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     """Yield (name, file): files under their own name, folders with the names of their sub-folders kept."""
     for path in images:
         if path.is_dir():
-            for file in walk(path):
-                yield file.relative_to(path).with_suffix("").as_posix(), file
+            for name, file in walk(path):
+                if file.suffix.lower() in ENDINGS:
+                    yield without_ending(name), file
         elif path.exists():
             yield path.stem, path
         else:
@@ -112,7 +113,7 @@ def evaluate_folder(
     for sample in found:
         labels = LabelMap(read_mask(folder / f"{sample.name}.png", classes=len(data.classes)))
         known = truth[sample.name].labels
-        confusion.add(known, fit_to_photo(labels, known.shape).labels)  # type: ignore[arg-type]
+        confusion.add(known, fit_to_photo(labels, known.shape).labels)
     scores = confusion.scores(only=[data.classes.index(name) for name in only] if only else None)
     return {
         "classes": list(data.classes),

@@ -173,7 +173,7 @@ def _whole(segmenter: Segmenter, pixels: NDArray[np.uint8], scales: Sequence[flo
             for mirrored in (False, True) if flip else (False,):
                 scores = segmenter(image.flip(3) if mirrored else image).float()  # (1, C, h, w)
                 total += _to_size(scores.flip(3) if mirrored else scores, size).softmax(dim=1)
-    return (total[0] / (len(scales) * (2 if flip else 1))).cpu().numpy()  # type: ignore[no-any-return]
+    return (total[0] / (len(scales) * (2 if flip else 1))).cpu().numpy()
 
 
 def _to_size(scores: Tensor, size: Sequence[int]) -> Tensor:

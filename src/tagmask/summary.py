@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from tagmask.augment import resize_labels
 from tagmask.data.photos import PerImage, Photos, Truth
 from tagmask.evaluate import Confusion, SeedQuality, ThresholdCurve, image_iou
 from tagmask.files import write_json
 from tagmask.methods import Method
 from tagmask.outcome import Outcome
 from tagmask.report import ImageRow, Report, write_report
+from tagmask.segment import fit_to_photo
 from tagmask.types import UNKNOWN, Dataset, LabelMap
 from tagmask.work import Work
 
@@ -82,18 +84,17 @@ def score(
 
 def _seed_quality(truth: Truth, seeds: PerImage[LabelMap], classes: int) -> dict[str, Any]:
     """Score seeds on the grid on which they were made: the truth is resized to it where they differ."""
-    from tagmask.segment import fit_to_photo
-
     quality = SeedQuality(classes)
     for name in truth.names:
         labels = seeds[name].labels
-        quality.add(fit_to_photo(truth[name], labels.shape).labels, labels)  # type: ignore[arg-type]
+        quality.add(fit_to_photo(truth[name], labels.shape).labels, labels)
     return quality.scores().to_json()
 
 
 def _price(truth: Truth, outcome: Outcome, classes: int) -> dict[str, Any]:
     """Return what the threshold chosen without masks costs against the best one that masks can find."""
-    assert outcome.activation is not None and outcome.threshold is not None
+    assert outcome.activation is not None
+    assert outcome.threshold is not None
     curve, chosen = ThresholdCurve(classes), float(outcome.threshold["threshold"])
     exact = ThresholdCurve(classes, thresholds=np.array([chosen]))
     for name in truth.names:
@@ -178,8 +179,6 @@ def doubt(outcome: Outcome, name: str) -> float:
         return float(not last.any())
     before = earlier[-1][name].labels
     if before.shape != last.shape:
-        from tagmask.augment import resize_labels
-
         before = resize_labels(before, *last.shape)
     known = before != UNKNOWN
     union = ((before > 0) | (last > 0)) & known

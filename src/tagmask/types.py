@@ -39,7 +39,7 @@ class Sample:
     def __post_init__(self) -> None:
         if self.tags is not None and tuple(sorted(set(self.tags))) != self.tags:
             raise ValueError(f"tags of {self.name!r} must be sorted and unique, got {self.tags}")
-        if self.tags and not (1 <= self.tags[0] and self.tags[-1] <= MOST_CLASSES):
+        if self.tags and not (self.tags[0] >= 1 and self.tags[-1] <= MOST_CLASSES):
             raise ValueError(f"tags of {self.name!r} must lie in 1..{MOST_CLASSES}, got {self.tags}")
 
 

@@ -5,7 +5,7 @@ Images come in as RGB in [0, 1]; the trunk normalises them, so that no caller kn
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tagmask.data.pixels import fingerprint
 from tagmask.errors import OptionError, did_you_mean
+from tagmask.keys import digest
+from tagmask.nets.dilated import use_fast_dilation
 from tagmask.nets.vgg import CHANNELS as VGG_CHANNELS
 from tagmask.nets.vgg import STRIDES as VGG_STRIDES
 from tagmask.nets.vgg import VGG16
@@ -37,7 +40,8 @@ class Backbone:
     (random) or a local .safetensors or .pth file with timm's names. ``output_stride`` is input over feature resolution.
     ``norm`` is ``"frozen"`` (BatchNorm keeps its statistics, its scales still learn), ``"trained"``, or ``"auto"``:
     frozen when weights are given, trained from scratch. ``mean``, ``std`` (RGB, of values in [0, 1]) and ``pad_type``
-    left at None come from the metadata of the weights file where it has them, else from timm.
+    left at None come from the metadata of the weights file where it has them, else from timm. What the first ``freeze``
+    feature maps are made from does not learn (irn's author code: 2), which also saves most of the time of training.
     """
 
     name: str = "resnet50"
@@ -47,6 +51,15 @@ class Backbone:
     mean: Triple | None = None
     std: Triple | None = None
     pad_type: str | None = None
+    freeze: int = 0
+
+    @property
+    def key(self) -> str:
+        """What a result depends on: of a file of weights its content, not its place."""
+        local = self.weights not in ("default", "none")
+        return digest(
+            [*asdict(replace(self, weights=fingerprint(Path(self.weights)) if local else self.weights)).values()]
+        )
 
 
 class Trunk(nn.Module):
@@ -119,8 +132,10 @@ def build_backbone(description: Backbone) -> Trunk:
             names = timm.create_model(description.name).state_dict().keys()
         load_into(body, state, also=names, path=Path(description.weights))
     channels = VGG_CHANNELS if isinstance(body, VGG16) else tuple(body.feature_info.channels())  # type: ignore
+    use_fast_dilation(body)
     trunk = Trunk(body, resolved, channels)
     _probe(trunk)
+    _freeze(trunk, description.freeze)
     return trunk
 
 
@@ -228,3 +243,18 @@ def _probe(trunk: Trunk) -> None:
     if tuple(m.shape[1] for m in maps) != trunk.channels:
         raise OptionError(f"backbone {trunk.description.name!r} gives maps of an unexpected layout; take another.")
     trunk.train(training)
+
+
+def _freeze(trunk: Trunk, stages: int) -> None:
+    """Stop the learning of all that the first ``stages`` maps depend on; autograd knows what that is."""
+    if not 0 <= stages <= len(trunk.channels):
+        raise OptionError(f"freeze is {stages}; backbone {trunk.description.name!r} has {len(trunk.channels)} stages.")
+    if stages:
+        training = trunk.training
+        parameters = list(trunk.parameters())
+        with torch.enable_grad():
+            top = trunk.eval()(torch.zeros(1, 3, *PROBE))[stages - 1].sum()
+            gradients = torch.autograd.grad(top, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is None)
+        trunk.train(training)

@@ -9,6 +9,7 @@ Expect              the row `cam` of docs/results.md
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tagmask.activate import multi_scale_cam
 from tagmask.classify import fit_classifier
@@ -53,7 +54,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     classes, seed = len(data.classes), work.seed
     tag_schedule = Schedule(options.tag_epochs, options.batch, options.tag_rate, weight_decay=1e-4)  # author code (irn)
     schedule = Schedule(options.epochs, options.batch, options.rate, head_rate=options.head_rate)
-    looks = {"scales": options.test_scales, "flip": options.test_flip}
+    looks: dict[str, Any] = {"scales": options.test_scales, "flip": options.test_flip}
 
     classifier = work.once(
         "classifier", fit_classifier, data.train, work.backbone,
@@ -62,7 +63,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     activation = work.each(
         "activation", multi_scale_cam, classifier, data.train, scales=options.scales, flip=options.flip
     )
-    chosen = work.once("threshold", choose_threshold, classifier, data.train, activation, fixed=options.threshold)
+    chosen = work.once("threshold", choose_threshold, data.train, activation, fixed=options.threshold)
     seeds = work.each("seeds", threshold_labels, activation, chosen["threshold"], workers=2)
     masks = work.each("sharpened", sharpen, seeds, data.train, crf=IRN_CRF, confidence=options.confidence, workers=2)
     steps = {"thresholded activation": seeds, "after the CRF": masks}

@@ -9,6 +9,7 @@ Expect              the row `full` of docs/results.md
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tagmask.data.photos import Truth
 from tagmask.fit import Schedule
@@ -38,7 +39,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     """Train on the masks of those training photos that have one, predict all of them."""
     masked = [sample for sample in data.train if sample.mask is not None] or data.train
     truth = Truth(masked, classes=len(data.classes), longest=work.longest)
-    looks = {"scales": options.test_scales, "flip": options.test_flip}
+    looks: dict[str, Any] = {"scales": options.test_scales, "flip": options.test_flip}
     segmenter = work.once(
         "segmenter", fit_segmenter, masked, truth, work.backbone,
         segmenter=options.segmenter, classes=len(data.classes), crop=options.crop, scales=options.zoom,

@@ -89,7 +89,7 @@ def warped_cues(
     """Return the sure labels of the photo warped to ``size``, on the networks' grid; 255 elsewhere."""
     pixels, tags = resize(photo.pixels, size, size), photo.tags or ()
     sure_object = foreground_cues(raw_maps(foreground, pixels, tags), tags, fraction=fraction)  # (K, h, w)
-    saliency = gradient_saliency(background, pixels, layer=-2)  # author code: conv4, the second deepest
+    saliency = gradient_saliency(background, pixels, layer=3)  # author code: conv4
     return cue_labels(sure_object, tags, background_cues(saliency, quantile=quantile))
 
 

@@ -1,0 +1,37 @@
+# tagmask: `make demo` and `make test` are all the set-up there is.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help setup demo test test-slow lint results clean
+
+help:           ## say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.done   ## make .venv with everything in it, once
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+demo: setup     ## draw photos, run cam and full on them, compare; then look at demo/cam/report.html
+	$(BIN)/tagmask demo --out demo
+
+test: setup     ## the fast tests (under 3 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+test-slow: setup  ## the tests that need minutes, real data or a peer package
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
+	$(BIN)/python -m pytest -m slow
+
+lint: setup     ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+results: setup  ## measure on real photos: make results DATA=DIR WEIGHTS=FILE (see docs/results.md)
+	$(BIN)/python benchmarks/results.py --data "$(DATA)" --weights "$(WEIGHTS)" $(RESULTS)
+
+clean:          ## remove what can be made again, but no runs
+	rm -rf $(VENV) build demo .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,120 @@
+"""Activations against their definitions."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tagmask.activate import grad_cam, gradient_saliency, mask_out, multi_scale_cam, predicted_tags, raw_maps
+from tagmask.nets.backbones import Backbone, build_backbone
+from tagmask.nets.classifier import Classifier
+from tagmask.types import Photo
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    torch.manual_seed(0)
+    return Classifier(build_backbone(Backbone("test_resnet", weights="none")), classes=4).eval()
+
+
+@pytest.fixture
+def photo():
+    return Photo("p", RANDOM.integers(0, 256, size=(40, 56, 3), dtype=np.uint8), tags=(1, 3))
+
+
+def test_one_scale_is_the_definition_of_cam(classifier, photo):
+    got = multi_scale_cam(classifier, photo, scales=(1.0,), flip=False)
+    image = torch.from_numpy(photo.pixels.transpose(2, 0, 1)[None] / 255).float()
+    with torch.no_grad():
+        features = classifier.features(image)[-1]  # (1, D, h, w)
+        weights = classifier.head.weight[:, :, 0, 0]  # (C-1, D)
+        maps = torch.einsum("cd,dhw->chw", weights, features[0]).relu()[[0, 2]]
+        maps = F.interpolate(maps[None], size=(40, 56), mode="bilinear", align_corners=False)[0]
+        expected = maps / (maps.amax(dim=(1, 2), keepdim=True) + 1e-5)
+    assert got.classes == (1, 3)
+    np.testing.assert_allclose(got.maps, expected.numpy(), atol=1e-5)
+
+
+def test_scales_and_mirrors_are_summed_before_the_one_division(classifier, photo):
+    mirrored = Photo("m", np.ascontiguousarray(photo.pixels[:, ::-1]), photo.tags)
+    both = multi_scale_cam(classifier, photo, scales=(0.5, 1.0), flip=True)
+    other = multi_scale_cam(classifier, mirrored, scales=(0.5, 1.0), flip=True)
+    np.testing.assert_allclose(both.maps, other.maps[:, :, ::-1], atol=1e-4)
+    assert both.maps.max() == pytest.approx(1, abs=1e-3)
+
+
+def test_grad_cam_is_cam_for_a_linear_head(classifier, photo):
+    got = grad_cam(classifier, photo).maps
+    expected = multi_scale_cam(classifier, photo, scales=(1.0,), flip=False).maps
+    # The gradient of the mean is 1/Z of the weight, so that the epsilon of the division counts for more.
+    np.testing.assert_allclose(
+        got / got.max(axis=(1, 2), keepdims=True), expected / expected.max(axis=(1, 2), keepdims=True), atol=1e-5
+    )
+
+
+def test_gradient_saliency_is_the_slope_of_the_summed_logits(classifier, photo):
+    got = gradient_saliency(classifier, photo.pixels)
+    assert got.shape == photo.size
+    row, column = np.unravel_index(got.argmax(), got.shape)
+    slopes = []
+    for channel in range(3):
+        image = torch.from_numpy(photo.pixels.transpose(2, 0, 1)[None] / 255).double()
+        ends = []
+        double = classifier.double()
+        for step in (-1e-5, 1e-5):
+            moved = image.clone()
+            moved[0, channel, row, column] += step
+            with torch.no_grad():
+                ends.append(double(moved).sum().item())
+        slopes.append(abs(ends[1] - ends[0]) / 2e-5)
+    classifier.float()
+    assert got.max() == pytest.approx(max(slopes), rel=0.05)
+    deep = gradient_saliency(classifier, photo.pixels, layer=3)
+    assert deep.shape == tuple(classifier.features(torch.zeros(1, 3, 40, 56))[3].shape[2:])
+
+
+def test_mask_out_equals_painting_by_hand(classifier, photo):
+    got = mask_out(classifier, photo, window=16, stride=8, batch=3)
+    image = torch.from_numpy(photo.pixels.transpose(2, 0, 1)[None] / 255).float()
+    total, seen = np.zeros((2, 40, 56)), np.zeros((40, 56))
+    with torch.no_grad():
+        whole = classifier(image)[0, [0, 2]]
+        for top in range(0, 32, 8):
+            for left in range(0, 48, 8):
+                painted = image.clone()
+                painted[:, :, top : top + 16, left : left + 16] = classifier.trunk.mean
+                total[:, top : top + 16, left : left + 16] += (whole - classifier(painted)[0, [0, 2]]).numpy()[
+                    :, None, None
+                ]
+                seen[top : top + 16, left : left + 16] += 1
+    expected = np.maximum(total / np.maximum(seen, 1), 0)
+    expected /= expected.max(axis=(1, 2), keepdims=True) + 1e-5
+    np.testing.assert_allclose(got.maps, expected, atol=1e-2)
+
+
+def test_negatives_and_unknown_photos_have_no_map(classifier, photo):
+    for tags in ((), None):
+        empty = Photo("e", photo.pixels, tags)
+        for method in (multi_scale_cam, grad_cam, mask_out):
+            assert method(classifier, empty).maps.shape == (0, 40, 56)
+
+
+def test_predicted_tags_take_the_place_of_given_ones(classifier, photo):
+    with torch.no_grad():
+        classifier.head.weight.mul_(-1)  # whichever way the random network leans, one of both ways has tags
+    for _ in range(2):
+        with torch.no_grad():
+            logits = classifier(torch.from_numpy(photo.pixels.transpose(2, 0, 1)[None] / 255).float())[0]
+            classifier.head.weight.mul_(-1)
+        expected = tuple(i + 1 for i in range(4) if -logits[i] > 0)
+        assert predicted_tags(classifier, photo) == expected
+        assert multi_scale_cam(classifier, photo, scales=(1.0,), predicted=True).classes == expected
+
+
+def test_raw_maps_average_to_the_logits(classifier, photo):
+    maps = raw_maps(classifier, photo.pixels, [2, 4])
+    with torch.no_grad():
+        logits = classifier(torch.from_numpy(photo.pixels.transpose(2, 0, 1)[None] / 255).float())[0, [1, 3]]
+    np.testing.assert_allclose(maps.mean(axis=(1, 2)), logits.numpy(), atol=1e-5)

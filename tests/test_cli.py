@@ -1,0 +1,115 @@
+"""The command line as a user meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tagmask.cli import main
+
+QUICK = [
+    "--backbone",
+    "test_resnet",
+    "--weights",
+    "none",
+    "--epochs",
+    "1",
+    "--crop",
+    "33",
+    "--width",
+    "8",
+    "--batch",
+    "4",
+    "--quiet",
+    "--device",
+    "cpu",
+]
+
+
+def test_methods_answers_without_torch():
+    code = (
+        "import sys; from tagmask.cli import main; main(['methods', '--json']);"
+        "sys.exit(bool({'torch', 'numpy', 'timm'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    listed = json.loads(done.stdout)
+    assert {"cam", "full", "sec"} <= {method["name"] for method in listed}
+    assert all(option["what"] for method in listed for option in method["options"].values())
+
+
+def test_show_and_methods(capsys):
+    assert main(["methods"]) == 0
+    assert "extra supervision: masks" in capsys.readouterr().out
+    assert main(["show", "sec"]) == 0
+    assert "--seed-weight" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["run", "cam", "--help"], ["run", "--help"], ["predict", "--help"], ["--help"]])
+def test_help_explains_every_flag(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 0
+    assert "usage: tagmask" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["run", "cma", "x"], "method 'cma' is not known (did you mean 'cam'?)"),
+        (["run", "cam", "nowhere"], "nowhere: no such file or folder"),
+        (["run", "cam", "TOY", "--tag-epocs", "3"], "unrecognized arguments: --tag-epocs"),
+        (["run", "cam", "TOY", "--tag-epochs", "many"], "invalid float value: 'many'"),
+        (["run", "cam", "TOY", "--out", "OUT", "--backbone", "resnet5", "--weights", "none"], "did you mean 'resnet50'?"),
+        (["run", "cam", "TOY", "--out", "OUT", "--weights", "no.pth", *QUICK[:2]], "no.pth"),
+        (["run", "cam", "TOY", "--out", "OUT", "--device", "tpu", *QUICK], "device"),
+        (["run", "full", "TOY", "--out", "OUT", "--segmenter", "deeplab-v4", *QUICK], "did you mean 'deeplab-v"),
+        (["run", "cam", "TOY", "--out", "TOY", *QUICK], "is not empty and holds no run"),
+        (["predict", "nowhere", "x.jpg", "--out", "OUT"], "nowhere"),
+        (["evaluate", "nowhere", "TOY"], "holds no NAME.png"),
+        (["export", "nowhere", "--out", "OUT"], "holds no finished run"),
+        (["dance"], "invalid choice: 'dance'"),
+        ([], "the following arguments are required: VERB"),
+        (["show", "seg"], "did you mean 'sec'?"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_code_2(words, expected, toy_folder, tmp_path, capsys):
+    places = {"TOY": str(toy_folder), "OUT": str(tmp_path / "out")}
+    words = [places.get(word, word) for word in words]
+    if words.count("--device") == 2:
+        words = words[: words.index("--device", words.index("--device") + 1)]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert expected in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+
+def test_the_whole_way(toy_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", str(toy_folder)]) == 0
+    assert "native" in capsys.readouterr().out
+    assert main(["run", "full", str(toy_folder), "--out", "RUN", *QUICK]) == 0
+    assert "mIoU" in capsys.readouterr().out
+    assert main(["run", "cam", str(toy_folder), "--out", "RUN", *QUICK]) == 2
+    assert "holds a run of full" in capsys.readouterr().err
+    photos = sorted((toy_folder / "images").iterdir())
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no photo")
+    assert main(["predict", "RUN", str(photos[0]), str(broken), "--out", "new", "--device", "cpu"]) == 2
+    assert "broken.jpg" in capsys.readouterr().err
+    assert Path("new", f"{photos[0].stem}.png").exists()
+    assert main(["predict", "RUN", str(toy_folder / "images"), "--out", "all", "--crf", "--longest", "32"]) == 0
+    assert len(list(Path("all").glob("*.png"))) == len(photos)
+    capsys.readouterr()
+    assert main(["evaluate", "RUN", str(toy_folder), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["images"] == 16
+    assert main(["evaluate", "all", str(toy_folder), "--split", "val", "--only", "background", "disc"]) == 0
+    assert "mIoU" in capsys.readouterr().out
+    assert main(["evaluate", "all", str(toy_folder), "--only", "disk"]) == 2
+    assert "did you mean 'disc'" in capsys.readouterr().err
+    assert main(["export", "RUN", "--format", "coco", "--out", "coco"]) == 0
+    assert json.loads(Path("coco/annotations.json").read_text())["images"]
+    assert main(["export", "RUN", "--format", "png", "--out", "png"]) == 0
+    assert main(["export", "RUN", "--format", "pnk", "--out", "png"]) == 2

@@ -1,0 +1,138 @@
+"""The training loop: its schedule, its stream of examples, and that a kill leaves no trace."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tagmask.errors import OptionError, RunError
+from tagmask.fit import Schedule, _Positions, _Stream, fit
+from tagmask.progress import Narrator
+from tagmask.work import Job
+
+
+class Noise:
+    """Ten examples; what is drawn depends on the given random numbers alone."""
+
+    def __len__(self):
+        return 10
+
+    def example(self, index, random):
+        return random.normal(size=4).astype(np.float32), np.float32([index])
+
+
+def network():
+    torch.manual_seed(1)
+    made = nn.Module()
+    made.trunk = nn.Linear(4, 8)
+    made.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 1))
+    made.forward = lambda x: made.head(made.trunk(x))
+    return made
+
+
+def squares(net, x, y):
+    return {"squares": (net(x) - y).square().mean() / 10}
+
+
+def job(folder):
+    folder.mkdir(exist_ok=True)
+    return Job(folder, "cpu", "32-true", Narrator(quiet=True), "test")
+
+
+def state(net):
+    return {name: tensor.numpy().tobytes() for name, tensor in net.state_dict().items()}
+
+
+def test_learns(tmp_path):
+    schedule = Schedule(epochs=60, batch=5, rate=0.01)
+    fit(network(), Noise(), squares, schedule, seed=0, job=job(tmp_path / "a"))
+    curve = [json.loads(line) for line in (tmp_path / "a" / "curve.jsonl").read_text().splitlines()]
+    assert np.mean([p["loss"] for p in curve[-20:]]) < 0.6 * curve[0]["loss"]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("stop", [1, 7, 19])
+def test_a_run_cut_short_ends_with_the_same_bytes(tmp_path, stop, accumulate):
+    schedule = Schedule(epochs=8, batch=4, rate=0.02, accumulate=accumulate)
+    whole = fit(network(), Noise(), squares, schedule, seed=5, job=job(tmp_path / "whole"))
+    calls = 0
+
+    def power_cut(net, x, y):
+        nonlocal calls
+        calls += 1
+        if calls == stop:
+            raise KeyboardInterrupt
+        return squares(net, x, y)
+
+    cut = job(tmp_path / "cut")
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), Noise(), power_cut, schedule, seed=5, job=cut)
+    resumed = fit(network(), Noise(), squares, schedule, seed=5, job=cut)
+    assert state(resumed) == state(whole)
+    points = [json.loads(line)["step"] for line in (cut.folder / "curve.jsonl").read_text().splitlines()]
+    assert points == sorted(set(points))
+
+
+def test_no_finished_epoch_is_computed_twice(tmp_path):
+    schedule, steps = Schedule(epochs=6, batch=5, rate=0.01), []
+
+    def counted(net, x, y):
+        steps.append(1)
+        if len(steps) == 8:  # in the fourth epoch of two steps
+            raise KeyboardInterrupt
+        return squares(net, x, y)
+
+    cut = job(tmp_path / "cut")
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), Noise(), counted, schedule, seed=5, job=cut)
+    fit(network(), Noise(), counted, schedule, seed=5, job=cut)
+    assert len(steps) <= 12 + 2  # at most the epoch that was cut is seen again
+
+
+def test_stream_shows_every_example_once_an_epoch_and_follows_the_seed():
+    stream = _Stream(Noise(), batch=4, seed=2)
+    seen = [int(stream[p][1][0]) for p in range(30)]
+    for epoch in range(3):
+        assert sorted(seen[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert seen[:10] != seen[10:20]
+    np.testing.assert_array_equal(stream[13][0], _Stream(Noise(), batch=4, seed=2)[13][0])
+    assert (stream[13][0] != _Stream(Noise(), batch=4, seed=3)[13][0]).any()
+    assert list(_Positions(1, 3, 4)) == [[4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+def test_poly_and_step_rates():
+    poly = Schedule(epochs=1, batch=1, rate=2.0)
+    assert poly.rate_at(0, 100) == 2.0
+    assert poly.rate_at(50, 100) == pytest.approx(2.0 * 0.5**0.9)
+    step = Schedule(epochs=1, batch=15, rate=1e-3, policy="step")
+    rates = [step.rate_at(s, 8000) for s in (0, 1999, 2000, 4000, 7999)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5, 1e-6])
+    warm = Schedule(epochs=1, batch=1, rate=1.0, warm_up=0.1)
+    assert warm.rate_at(0, 100) == pytest.approx(0.1)
+    assert Schedule(epochs=11.3, batch=15, rate=1).length(10582) == 7972
+    assert Schedule(epochs=1, batch=15, rate=1, steps=8000).length(3) == 8000
+
+
+def test_biases_do_not_decay_and_heads_learn_faster(tmp_path):
+    from tagmask.fit import _groups
+
+    groups = _groups(network(), Schedule(epochs=1, batch=1, rate=1, bias_rate=2, head_rate=10, weight_decay=0.5))
+    found = {(group["multiple"], group["weight_decay"], len(group["params"])) for group in groups}
+    assert found == {(1.0, 0.5, 1), (2.0, 0.0, 1), (10.0, 0.5, 1), (20.0, 0.0, 1)}
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    def broken(net, x, y):
+        return {"squares": squares(net, x, y)["squares"] * float("nan")}
+
+    with pytest.raises(RunError, match="the loss became nan at step 0"):
+        fit(network(), Noise(), broken, Schedule(epochs=1, batch=2, rate=1), seed=0, job=job(tmp_path / "a"))
+
+
+def test_nonsense_schedules_are_refused():
+    with pytest.raises(OptionError, match="poly or step"):
+        Schedule(epochs=1, batch=1, rate=1, policy="cosine")
+    with pytest.raises(OptionError, match="must be positive"):
+        Schedule(epochs=0, batch=1, rate=1)

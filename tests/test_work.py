@@ -1,0 +1,159 @@
+"""Results on disk: computed once, resumed by the image, found again by what they depend on."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tagmask.keys import digest, plain
+from tagmask.types import Activation, LabelMap, Photo
+from tagmask.work import Ledger, Results
+
+CALLS: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def no_calls():
+    CALLS.clear()
+
+
+def brightness(photo: Photo, *, above: int) -> LabelMap:
+    CALLS.append(photo.name)
+    return LabelMap((photo.pixels.mean(axis=2) > above).astype(np.uint8))
+
+
+def inverted(labels: LabelMap, photo: Photo) -> LabelMap:
+    return LabelMap((1 - labels.labels).astype(np.uint8))
+
+
+def ramp(photo: Photo) -> Activation:
+    height, width = photo.size
+    return Activation(np.linspace(0, 1, height * width, dtype=np.float32).reshape(1, height, width), classes=(1,))
+
+
+def fails_at_the_fifth(photo: Photo) -> LabelMap:
+    CALLS.append(photo.name)
+    if len(CALLS) == 5:
+        raise RuntimeError("the power is gone")
+    return LabelMap(np.zeros(photo.size, dtype=np.uint8))
+
+
+def mean_of(results: Results) -> dict:
+    CALLS.append("mean")
+    return {"mean": float(np.mean([results[name].labels.mean() for name in results.names]))}
+
+
+def test_each_is_computed_once_and_lies_under_a_name_one_can_open(work, toy):
+    first = work.each("bright", brightness, toy.train, above=100)
+    assert sorted(CALLS) == sorted(sample.name for sample in toy.train)
+    again = work.each("bright", brightness, toy.train, above=100)
+    assert len(CALLS) == len(toy.train)
+    assert first.key == again.key
+    shown = {path.stem for path in (work.out / "bright").glob("*.png")}
+    assert shown == set(first.names)
+    assert work.costs[-1].reused == len(toy.train)
+    assert work.costs[-1].seconds == pytest.approx(work.costs[0].seconds)
+
+
+def test_other_options_are_other_results_and_the_folder_shows_the_latest(work, toy):
+    low = work.each("bright", brightness, toy.train, above=10)
+    high = work.each("bright", brightness, toy.train, above=250)
+    assert low.key != high.key
+    name = low.names[0]
+    assert low[name].labels.mean() > high[name].labels.mean()
+    shown = (work.out / "bright" / f"{name}.png").read_bytes()
+    assert shown == high._path(high.key_of(name)).read_bytes()
+
+
+def test_threads_and_one_thread_give_the_same(work, toy):
+    one = work.each("one", brightness, toy.train, above=90)
+    many = work.each("many", brightness, toy.train, above=90, workers=3)
+    assert one.key == many.key
+    assert len(CALLS) == len(toy.train)  # the second stage found the results of the first
+
+
+def test_a_change_of_one_image_recomputes_that_image(work, toy, tmp_path):
+    copies = []
+    for sample in toy.train:
+        copy = tmp_path / sample.image.name
+        copy.write_bytes(sample.image.read_bytes())
+        copies.append(replace(sample, image=copy))
+    work.each("bright", brightness, tuple(copies), above=90)
+    CALLS.clear()
+    copies[2].image.write_bytes(copies[3].image.read_bytes())
+    work.each("bright", brightness, tuple(copies), above=90)
+    assert [copies[2].name] == CALLS
+
+
+def test_a_stage_that_dies_goes_on_where_it_stopped(work, toy):
+    with pytest.raises(RuntimeError, match="power"):
+        work.each("zero", fails_at_the_fifth, toy.train)
+    done = {path.name for path in (work.store / "objects").rglob("*.png")}
+    assert len(done) == 4
+    assert not [path for path in work.store.rglob(".*") if path.is_file()]  # nothing half-written stays
+    CALLS.extend(["x"] * 10)  # the next call is not the fifth
+    before = len(CALLS)
+    work.each("zero", fails_at_the_fifth, toy.train)
+    assert len(CALLS) - before == len(toy.train) - 4
+
+
+def test_stages_follow_their_inputs(work, toy):
+    for above in (60, 200):
+        labels = work.each("bright", brightness, toy.train, above=above)
+        other = work.each("inverted", inverted, labels, toy.train)
+        for name in other.names:
+            np.testing.assert_array_equal(other[name].labels, 1 - labels[name].labels)
+
+
+def test_once_keeps_a_value_and_recomputes_when_an_input_changes(work, toy):
+    values = []
+    for above in (60, 60, 200):
+        labels = work.each("bright", brightness, toy.train, above=above)
+        CALLS.clear()
+        values.append(work.once("mean", mean_of, labels)["mean"])
+        assert ([] if len(values) == 2 else ["mean"]) == CALLS
+    assert values[0] == values[1] > values[2]
+    assert json.loads((work.out / "mean" / "value.json").read_text())["mean"] == values[2]
+
+
+def test_activations_survive_the_disk_to_half_precision(work, toy):
+    maps = work.each("ramp", ramp, toy.train)
+    expected = np.linspace(0, 1, 48 * 48, dtype=np.float32).reshape(1, 48, 48)
+    np.testing.assert_allclose(maps[maps.names[0]].maps, expected, atol=2**-11)
+
+
+def test_two_runs_share_a_store(work, toy, tmp_path):
+    work.each("bright", brightness, toy.train, above=100)
+    other = replace(work, out=tmp_path / "other", costs=[])
+    CALLS.clear()
+    results = other.each("bright", brightness, toy.train, above=100)
+    assert CALLS == []
+    assert (other.out / "bright" / f"{results.names[0]}.png").exists()
+
+
+def test_a_function_must_say_what_it_returns(work, toy):
+    def silent(photo):
+        return None
+
+    with pytest.raises(ValueError, match="must say that it returns one of: Activation, LabelMap"):
+        work.each("silent", silent, toy.train)
+
+
+def test_a_ledger_with_a_torn_line_still_adds_up(tmp_path):
+    ledger = Ledger(tmp_path / "costs.jsonl")
+    with ledger.open():
+        ledger.add("a", 1.5, 100.0)
+        ledger.add("b", 0.5, 300.0)
+        ledger.add("c", 9.0, 900.0)
+    with ledger.path.open("a") as file:
+        file.write('["d", 1.')
+    assert ledger.total(["a", "b", "d"]) == (2.0, 300.0)
+
+
+def test_keys_tell_values_apart():
+    assert digest(plain((1, 2))) == digest(plain([1, 2]))
+    assert digest(plain(1)) != digest(plain(1.5))
+    assert plain(brightness).endswith("test_work.brightness#1")
+    with pytest.raises(TypeError, match="cannot be part of a key"):
+        plain(object())
