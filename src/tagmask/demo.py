@@ -29,12 +29,13 @@ def demo(out: Path, *, images: int = 400, quiet: bool = False) -> str:
     cam = run("cam", data, out / "cam", **shared, **SMALL, **TAGS)
     full = run("full", data, out / "full", **shared, **SMALL)
     picture = _picture(data, cam, out / "example.png")
-    rows = [("cam: its activations, thresholded", cam.metrics["steps"]["thresholded activation"], None)]
+    plain = "thresholded activation"
+    rows = [("cam: its activations, thresholded", cam.metrics["steps"][plain], cam.metrics["val_steps"][plain])]
     for what, done in (("cam, from tags alone", cam), ("full, from painted masks", full)):
-        rows.append((what, done.metrics["train_masks"]["miou"], done.metrics["val"]["miou"]))
+        rows.append((what, done.metrics["train_masks"], done.metrics["val"]))
     lines = ["", f"{'mIoU':<36} masks of the tagged photos    predictions on new photos"]
     for what, train, val in rows:
-        lines.append(f"  {what:<34} {100 * train:>26.1f}    {'-' if val is None else f'{100 * val:.1f}':>25}")
+        lines.append(f"  {what:<34} {100 * train['miou']:>26.1f}    {100 * val['miou']:>25.1f}")
     lines += [
         "",
         f"  look at  {cam.folder / 'report.html'}",

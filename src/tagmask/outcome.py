@@ -16,7 +16,8 @@ from tagmask.types import Activation, LabelMap
 class Outcome:
     """``masks`` of the training photos and the ``segmenter`` are the result; the rest explains it.
 
-    ``steps`` are the label maps on the way, by name, in order: each is scored where the user has masks.
+    ``steps`` are the label maps on the way, by name, in order: each is scored where the user has masks. ``val_steps`` are
+    what simpler means than the segmenter say of the validation photos, without their tags, for comparison.
     ``predict`` are the options with which the segmenter is to be used on new photos (see ``predict_labels``).
     """
 
@@ -27,4 +28,5 @@ class Outcome:
     seeds: PerImage[LabelMap] | None = None
     threshold: dict[str, Any] | None = None
     steps: Mapping[str, PerImage[LabelMap]] = field(default_factory=dict)
+    val_steps: Mapping[str, PerImage[LabelMap]] = field(default_factory=dict)
     predict: dict[str, Any] = field(default_factory=dict)

@@ -53,11 +53,12 @@ def summarise(
     with work.narrator.stage("evaluation", len(train) * (len(outcome.steps) + 1) + len(val)) as counter:
         if len(train):
             metrics["train_masks"] = score(train, outcome.masks, classes, counter.advance)
-            metrics["steps"] = {n: score(train, m, classes, counter.advance)["miou"] for n, m in outcome.steps.items()}
+            metrics["steps"] = {n: score(train, m, classes, counter.advance) for n, m in outcome.steps.items()}
             if outcome.seeds is not None:
                 metrics["seeds"] = _seed_quality(train, outcome.seeds, classes)
         if len(val) and predictions is not None:
             metrics["val"] = score(val, predictions, classes, counter.advance)
+            metrics["val_steps"] = {n: score(val, m, classes) for n, m in outcome.val_steps.items()}
     if outcome.threshold is not None:
         metrics["threshold_choice"] = outcome.threshold
         if outcome.activation is not None and len(train):

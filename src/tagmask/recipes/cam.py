@@ -77,7 +77,17 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         masks = work.each(f"relabelled-{turn}", predict_labels, segmenter, data.train, use_tags=True, **looks)
         steps[f"after segmenter {turn}"] = masks
 
+    plain = work.each(
+        "val-activation",
+        multi_scale_cam,
+        classifier,
+        data.val,
+        scales=options.scales,
+        flip=options.flip,
+        predicted=True,
+    )
+    val_steps = {"thresholded activation": work.each("val-thresholded", threshold_labels, plain, chosen["threshold"])}
     return Outcome(
         masks=masks, segmenter=segmenter, classifier=classifier, activation=activation, seeds=seeds,
-        threshold=chosen, steps=steps, predict=looks,
+        threshold=chosen, steps=steps, val_steps=val_steps, predict=looks,
     )  # fmt: skip
