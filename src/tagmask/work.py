@@ -216,7 +216,7 @@ class Work:
 
     def _collection(self, value: Any) -> Any:
         """Samples are passed on as the photos that they name."""
-        if isinstance(value, tuple | list) and value and all(isinstance(part, Sample) for part in value):
+        if isinstance(value, tuple | list) and all(isinstance(part, Sample) for part in value):
             return self.photos(value)
         return value
 
