@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import shlex
 import sys
@@ -16,7 +17,8 @@ from tagmask.methods import Method, find_method, methods
 if TYPE_CHECKING:
     from tagmask.types import Dataset
 
-FEEDBACK = "`tagmask VERB --help` explains every flag."
+MOST_SAID = 10  # lines about odd data before a run; `check` has all
+HINT = "`tagmask VERB --help` explains every flag."
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     from tagmask import __doc__ as summary
 
-    parser = _Parser(prog="tagmask", description=(summary or "").partition("\n")[0], epilog=FEEDBACK)
+    parser = _Parser(prog="tagmask", description=(summary or "").partition("\n")[0], epilog=HINT)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
     def verb(name: str, function: Callable[[argparse.Namespace], int | None], what: str) -> argparse.ArgumentParser:
@@ -134,7 +136,7 @@ def _run_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     if method is not None:
         group = parser.add_argument_group(f"options of {method.name}", method.title)
         for name, default, what in method.options:
-            _option_flag(group, name, ast_value(default), what)
+            _option_flag(group, name, ast.literal_eval(default), what)
 
 
 def _method_of(words: Sequence[str]) -> Method | None:
@@ -142,13 +144,6 @@ def _method_of(words: Sequence[str]) -> Method | None:
     if not words or words[0] != "run" or len(words) < 2 or words[1].startswith("-"):
         return None
     return find_method(words[1])
-
-
-def ast_value(default: str) -> Any:
-    """Return the value of a literal."""
-    import ast
-
-    return ast.literal_eval(default)
 
 
 def _option_flag(group: Any, name: str, default: Any, what: str) -> None:
@@ -213,11 +208,18 @@ def _load(given: argparse.Namespace) -> Dataset:
 
 
 def _run(given: argparse.Namespace) -> None:
+    from tagmask.data import load_verified
     from tagmask.nets.backbones import Backbone
-    from tagmask.run import run
+    from tagmask.run import claim, run
 
-    find_method(given.method)
-    data = _load(given)
+    out = given.out or Path("runs") / f"{given.method}-{given.data.resolve().stem}"
+    claim(out, given.method, given.data)
+    choice = {"train_split": given.train_split, "val_split": given.val_split, "limit": given.limit}
+    data, problems = load_verified(given.data, (given.store or out / ".store") / "verified", **choice)
+    odd = [f"{problem.where}: {problem.message} ({problem.effect})" for problem in problems]
+    if odd and not given.quiet:
+        print("\n".join(odd[:MOST_SAID]), file=sys.stderr)
+        print(f"{len(odd)} oddities in the data; `tagmask check {given.data}` says more.", file=sys.stderr)
     backbone = Backbone(
         name=given.backbone, weights=given.weights, output_stride=given.output_stride, norm=given.norm,
         freeze=given.freeze,
@@ -225,10 +227,10 @@ def _run(given: argparse.Namespace) -> None:
     )  # fmt: skip
     chosen = {k.removeprefix("option_"): v for k, v in vars(given).items() if k.startswith("option_") and v is not None}
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
-    out = given.out or Path("runs") / f"{given.method}-{given.data.resolve().stem}"
     done = run(
         given.method, data, out, backbone=backbone, store=given.store, device=given.device, precision=given.precision,
-        seed=given.seed, longest=given.longest, quiet=given.quiet, command=shlex.join(["tagmask", *given.words]), **changes,
+        seed=given.seed, longest=given.longest, quiet=given.quiet, command=shlex.join(["tagmask", *given.words]),
+        warnings=odd, **changes,
     )  # fmt: skip
     print(done.verdict())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -89,6 +89,7 @@ def run(
     longest: int = LONGEST,
     quiet: bool = False,
     command: str = "",
+    warnings: Sequence[str] = (),
     **changes: Any,
 ) -> Run:
     """Run ``method`` on ``data`` and leave masks, a network, numbers and a report in the folder ``out``.
@@ -107,7 +108,7 @@ def run(
         "longest": longest, "train_split": data.train_split, "command": command or f"tagmask.run({method!r}, ...)",
         "versions": versions(),
     }  # fmt: skip
-    _refuse_a_stranger(out, settings)
+    claim(out, method, data.root)
     write_json(out / "options.json", settings)
     narrator = Narrator(log=out / "log.txt", quiet=quiet)
     work = Work(
@@ -119,7 +120,7 @@ def run(
     predictions = finish(data, work, outcome)
     extra = {"classes": list(data.classes), "predict": plain(outcome.predict), "longest": longest}
     save_network(outcome.segmenter, out, extra=extra)
-    summarise(data, work, outcome, predictions, method=recipe, settings=settings)
+    summarise(data, work, outcome, predictions, method=recipe, settings=settings, warnings=warnings)
     return Run(out)
 
 
@@ -173,16 +174,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{package: metadata.version(package) for package in packages}}
 
 
-def _refuse_a_stranger(out: Path, settings: Mapping[str, Any]) -> None:
-    """A folder that holds another method's run, or no run at all, is not written into."""
-    if not out.exists() or not any(out.iterdir()):
+def claim(out: Path, method: str, data: Path) -> None:
+    """Refuse, with a RunError, a folder that holds another method's run, or things that are no run at all."""
+    if not out.exists() or all(part.name == ".store" for part in out.iterdir()):
         return
     if not (out / "options.json").exists():
         raise RunError(f"{out}: is not empty and holds no run of tagmask; choose another folder for --out.")
     before = read_json(out / "options.json")
-    for name in ("method", "data"):
-        if before[name] != settings[name]:
-            raise RunError(
-                f"{out}: holds a run of {before['method']} on {before['data']}, not of {settings['method']} on "
-                f"{settings['data']}; choose another folder for --out (--store shares what is finished)."
-            )
+    if (before["method"], before["data"]) != (method, str(data.resolve())):
+        raise RunError(
+            f"{out}: holds a run of {before['method']} on {before['data']}, not of {method} on {data.resolve()}; "
+            "choose another folder for --out (--store shares what is finished)."
+        )

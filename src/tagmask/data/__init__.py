@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from tagmask.data.assemble import Choice, assemble
 from tagmask.data.check import check_as_json, render_check
@@ -17,6 +18,7 @@ from tagmask.data.toy import make_toy
 from tagmask.data.verify import LEAST_SIDE
 from tagmask.data.voc import find_voc, read_voc
 from tagmask.errors import DataError
+from tagmask.keys import digest
 from tagmask.types import Dataset
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "inspect_data",
     "load_data",
     "load_photo",
+    "load_verified",
     "make_toy",
     "palette",
     "read_image",
@@ -89,6 +92,26 @@ def inspect_data(
     except DataError as error:
         return None, Findings((Problem("data", "", str(error), "refused"),))
     return dataset, Findings(problems)
+
+
+def load_verified(path: str | os.PathLike[str], marks: Path, **same: Any) -> tuple[Dataset, tuple[Problem, ...]]:
+    """Load as `load_data` does, but leave out what cannot be decoded to its end; return what was left out or is odd too.
+
+    Data that was found sound is remembered by a file in the folder ``marks``, so that it is decoded once, not in every run.
+    """
+    data = load_data(path, **same)
+    files = [[sample.name, *(fingerprint(f) for f in (sample.image, sample.mask) if f)] for sample in data.samples]
+    mark = marks / digest([data.classes, files])
+    if mark.exists():
+        return data, ()
+    dataset, findings = inspect_data(path, deep=True, **same)
+    if dataset is None:
+        first = findings.of("refused")[0]
+        raise DataError(f"{Path(path) / first.where}: {first.message}" if first.where else first.message)
+    if not findings.of("skipped"):
+        marks.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    return dataset, findings.problems
 
 
 def _read(path: Path, *, difficult: bool) -> Listing:
