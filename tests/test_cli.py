@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tagmask.cli import main
 
@@ -113,3 +114,44 @@ def test_the_whole_way(toy_folder, tmp_path, capsys, monkeypatch):
     assert json.loads(Path("coco/annotations.json").read_text())["images"]
     assert main(["export", "RUN", "--format", "png", "--out", "png"]) == 0
     assert main(["export", "RUN", "--format", "pnk", "--out", "png"]) == 2
+
+
+def test_a_nasty_folder_is_named_and_run_all_the_same(nasty, tmp_path, capsys):
+    assert main(["check", str(nasty)]) == 0
+    said = capsys.readouterr().out
+    assert all(
+        word in said for word in ("cut.jpg", "text.jpg", "empty.jpg", "tiny.png", "no_row", "gone", "Cat", "small_mask")
+    )
+    out = tmp_path / "run"
+    loud = [word for word in QUICK if word != "--quiet"]
+    quick = ["--tag-epochs", "1", "--tag-crop", "32", "--rounds", "1", "--longest", "200"]
+    assert main(["run", "cam", str(nasty), "--out", str(out), *loud, *quick]) == 0
+    error = capsys.readouterr().err
+    assert "cut.jpg" in error
+    assert "Traceback" not in error
+    masks = {path.stem for path in (out / "masks").glob("*.png")}
+    assert masks == {
+        "good",
+        "other",
+        "Ärger",
+        "twice",
+        "contrary",
+        "no_row",
+        "small_mask",
+        "rgb_mask",
+        "wild_mask",
+        "huge",
+    }
+    assert Image.open(out / "masks" / "huge.png").size == (12000, 9000)
+
+
+def test_the_public_names_stay_what_they_are():
+    import tagmask
+
+    for _ in range(2):
+        assert callable(tagmask.run)
+        assert callable(tagmask.methods)
+        assert len(tagmask.methods()) >= 3
+    assert set(dir(tagmask)) == set(tagmask.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'runs_'"):
+        _ = tagmask.runs_

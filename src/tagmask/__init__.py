@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tagmask.data import load_data, make_toy
-    from tagmask.methods import methods
+    from tagmask.registry import methods
     from tagmask.nets.backbones import Backbone
-    from tagmask.run import Run, load_run, run
+    from tagmask.runs import Run, load_run, run
 
 __all__ = ["Backbone", "Run", "load_data", "load_run", "make_toy", "methods", "run"]
 
 _HOME = {
     "Backbone": "tagmask.nets.backbones",
-    "Run": "tagmask.run",
+    "Run": "tagmask.runs",
     "load_data": "tagmask.data",
-    "load_run": "tagmask.run",
+    "load_run": "tagmask.runs",
     "make_toy": "tagmask.data",
-    "methods": "tagmask.methods",
-    "run": "tagmask.run",
+    "methods": "tagmask.registry",
+    "run": "tagmask.runs",
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tagmask.errors import OptionError, RunError, TagmaskError
-from tagmask.methods import Method, find_method, methods
+from tagmask.registry import Method, find_method, methods
 
 if TYPE_CHECKING:
     from tagmask.types import Dataset
@@ -210,10 +210,10 @@ def _load(given: argparse.Namespace) -> Dataset:
 def _run(given: argparse.Namespace) -> None:
     from tagmask.data import load_verified
     from tagmask.nets.backbones import Backbone
-    from tagmask.run import claim, run
+    from tagmask.runs import claim, run
 
     out = given.out or Path("runs") / f"{given.method}-{given.data.resolve().stem}"
-    claim(out, given.method, given.data)
+    claim(out, given.method)
     choice = {"train_split": given.train_split, "val_split": given.val_split, "limit": given.limit}
     data, problems = load_verified(given.data, (given.store or out / ".store") / "verified", **choice)
     odd = [f"{problem.where}: {problem.message} ({problem.effect})" for problem in problems]
@@ -262,7 +262,7 @@ def _evaluate(given: argparse.Namespace) -> None:
 def _export(given: argparse.Namespace) -> None:
     from tagmask.export import export_masks
     from tagmask.files import label_maps
-    from tagmask.run import load_run
+    from tagmask.runs import load_run
 
     done = load_run(given.run)
     if not (done.folder / "masks").is_dir():

@@ -10,7 +10,7 @@ from PIL import Image
 from tagmask.data import load_data, load_photo, make_toy, read_mask
 from tagmask.nets.backbones import Backbone
 from tagmask.report.example import example_picture
-from tagmask.run import Run, run
+from tagmask.runs import Run, run
 from tagmask.types import Dataset
 
 SCRATCH = Backbone(name="test_resnet", weights="none", output_stride=8)  # timm's tiny network, learned from nothing

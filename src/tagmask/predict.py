@@ -55,7 +55,7 @@ def predict_files(
     folder: Path, images: Sequence[Path], out: Path, *, device: str, longest: int | None = None, crf: bool | None = None
 ) -> list[str]:
     """Write a mask for every image, and return what could not be read; the rest is done all the same."""
-    from tagmask.run import choose_device
+    from tagmask.runs import choose_device
 
     predictor = Predictor.load(folder, device=choose_device(device), longest=longest, crf=crf)
     files = list(_named(images))

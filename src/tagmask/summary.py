@@ -13,7 +13,7 @@ from tagmask.augment import resize_labels
 from tagmask.data.photos import PerImage, Photos, Truth
 from tagmask.evaluate import Confusion, SeedQuality, ThresholdCurve, image_iou
 from tagmask.files import write_json
-from tagmask.methods import Method
+from tagmask.registry import Method
 from tagmask.outcome import Outcome
 from tagmask.report import ImageRow, Report, write_report
 from tagmask.segment import fit_to_photo

@@ -1,6 +1,5 @@
 import warnings
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -98,34 +97,6 @@ def test_loading_decodes_nothing(data, monkeypatch):
 
 
 # --- the nasty folder ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def nasty(tmp_path, draw, draw_mask):
-    """Everything that users' folders hold, in one."""
-    images = tmp_path / "images"
-    for name in ("good", "other", "Ärger", "twice", "contrary", "no_row", "small_mask", "rgb_mask", "wild_mask"):
-        draw(images / f"{name}.png")
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(images / "cut.jpg")
-    whole = (images / "cut.jpg").read_bytes()
-    (images / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (images / "text.jpg").write_text("hello")
-    (images / "empty.jpg").touch()
-    (images / "phone.heic").write_bytes(b"....ftypheic")
-    draw(images / "tiny.png", size=(1, 1))
-    Image.new("L", (12000, 9000), 99).save(images / "huge.jpg")
-    draw_mask(tmp_path / "masks/small_mask.png", [0, 1], size=(12, 10))
-    draw(tmp_path / "masks/rgb_mask.png")
-    draw_mask(tmp_path / "masks/wild_mask.png", [0, 77])
-    draw_mask(tmp_path / "masks/good.png", [0, 1, 2])
-    draw_mask(tmp_path / "masks/lonely.png", [0, 1])
-    rows = (
-        "good,cat\nother,Cat dog\nÄrger,cat\ntwice,dog\ntwice,dog\ncontrary,dog\ncontrary,cat\ncut,cat\ntext,cat\n"
-        "empty,cat\ntiny,cat\nhuge,dog\ngone,cat\nsmall_mask,cat\nrgb_mask,cat\nwild_mask,cat\n"
-    )
-    (tmp_path / "tags.csv").write_text("image,tags\n" + rows, encoding="utf-8")
-    return tmp_path
 
 
 EXPECTED = {  # where: kind, effect, what the message says

@@ -11,8 +11,8 @@ from PIL import Image
 from tests.conftest import TINY
 
 from tagmask.data import load_data, make_toy
-from tagmask.methods import find_method, methods
-from tagmask.run import run
+from tagmask.registry import find_method, methods
+from tagmask.runs import run
 
 NAMES = [method.name for method in methods()]
 # Options that make any recipe quick; a recipe takes those that it has.

@@ -24,7 +24,7 @@ from tagmask.nets.backbones import Backbone
 from tagmask.nets.classifier import Classifier
 from tagmask.nets.segmenter import Segmenter, build_segmenter
 from tagmask.outcome import Outcome
-from tagmask.refine.crf import SEC_TEST_CRF, SEC_TRAIN_CRF
+from tagmask.refine.crf import SEC_TEST_CRF, SEC_TRAIN_CRF, CrfOptions
 from tagmask.refine.exact import mean_field_exact
 from tagmask.seed import background_cues, cue_labels, foreground_cues
 from tagmask.segment import WarpedViews, predict_labels
@@ -105,7 +105,7 @@ def fit_constrained(
         scores = network(images.float() / 255).float()  # (B, C, h, w)
         p, grid = clamped_softmax(scores), scores.shape[2:]
         small = nn.functional.interpolate(images.float(), size=grid, mode="area")  # (B, 3, h, w)
-        q = mean_field_exact(-scores.detach(), small.permute(0, 2, 3, 1), SEC_TRAIN_CRF)
+        q = mean_field_exact(-scores.detach(), small.permute(0, 2, 3, 1), crf_on(max(grid)))
         seed_, expand, constrain = weights
         return {
             "seed": seed_ * seed_loss(p, resize_labels(labels, grid)),
@@ -114,3 +114,10 @@ def fit_constrained(
         }
 
     return fit(network, WarpedViews(photos, cues, classes, size), loss, schedule, seed=seed, job=job)
+
+
+def crf_on(side: int) -> CrfOptions:
+    """Return SEC's CRF for a grid of ``side`` cells: the author code's is for 41, others reach over the same share."""
+    scale = side / 41
+    crf = SEC_TRAIN_CRF
+    return replace(crf, spatial_xy=crf.spatial_xy * scale, bilateral_xy=crf.bilateral_xy * scale)

@@ -15,7 +15,7 @@ from tagmask.data.photos import Joined, PerImage, Sizes
 from tagmask.errors import OptionError, RunError, did_you_mean
 from tagmask.files import read_json, write_json
 from tagmask.keys import plain
-from tagmask.methods import find_method
+from tagmask.registry import find_method
 from tagmask.nets.backbones import Backbone
 from tagmask.nets.storage import save_network
 from tagmask.outcome import Outcome
@@ -174,15 +174,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{package: metadata.version(package) for package in packages}}
 
 
-def claim(out: Path, method: str, data: Path) -> None:
-    """Refuse, with a RunError, a folder that holds another method's run, or things that are no run at all."""
+def claim(out: Path, method: str, data: Path | None = None) -> None:
+    """Refuse, with a RunError, a folder that holds another run than of ``method`` (on ``data``), or things that are no run."""
     if not out.exists() or all(part.name == ".store" for part in out.iterdir()):
         return
     if not (out / "options.json").exists():
         raise RunError(f"{out}: is not empty and holds no run of tagmask; choose another folder for --out.")
     before = read_json(out / "options.json")
-    if (before["method"], before["data"]) != (method, str(data.resolve())):
+    if before["method"] != method or (data is not None and before["data"] != str(data.resolve())):
         raise RunError(
-            f"{out}: holds a run of {before['method']} on {before['data']}, not of {method} on {data.resolve()}; "
-            "choose another folder for --out (--store shares what is finished)."
+            f"{out}: holds a run of {before['method']} on {before['data']}; choose another folder for --out "
+            "(--store shares what is finished)."
         )

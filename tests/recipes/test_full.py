@@ -1,0 +1,23 @@
+"""What only `full` promises."""
+
+from dataclasses import replace
+
+import pytest
+from tests.recipes.test_contract import go
+
+from tagmask.errors import DataError
+
+
+def test_without_any_mask_it_says_so_at_once(toy, tmp_path):
+    bare = replace(toy, samples=tuple(replace(sample, mask=None) for sample in toy.samples))
+    with pytest.raises(DataError, match="have no mask"):
+        go("full", bare, tmp_path / "run")
+
+
+def test_photos_without_a_mask_are_predicted_but_not_learned_from(toy, tmp_path):
+    some = tuple(replace(s, mask=None) if number % 2 else s for number, s in enumerate(toy.samples))
+    done = go("full", replace(toy, samples=some), tmp_path / "run")
+    assert len(list((done.folder / "masks").glob("*.png"))) == len(toy.samples)
+    assert done.metrics["train_masks"]["images"] == sum(
+        sample.mask is not None for sample in replace(toy, samples=some).train
+    )
