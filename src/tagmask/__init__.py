@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tagmask.data import load_data, make_toy
-    from tagmask.registry import methods
     from tagmask.nets.backbones import Backbone
+    from tagmask.registry import methods
     from tagmask.runs import Run, load_run, run
 
 __all__ = ["Backbone", "Run", "load_data", "load_run", "make_toy", "methods", "run"]

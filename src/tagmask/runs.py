@@ -15,12 +15,12 @@ from tagmask.data.photos import Joined, PerImage, Sizes
 from tagmask.errors import OptionError, RunError, did_you_mean
 from tagmask.files import read_json, write_json
 from tagmask.keys import plain
-from tagmask.registry import find_method
 from tagmask.nets.backbones import Backbone
 from tagmask.nets.storage import save_network
 from tagmask.outcome import Outcome
 from tagmask.predict import Predictor
 from tagmask.progress import Narrator
+from tagmask.registry import find_method
 from tagmask.segment import fit_to_photo, predict_labels
 from tagmask.summary import summarise
 from tagmask.types import Dataset, LabelMap

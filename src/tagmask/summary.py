@@ -13,8 +13,8 @@ from tagmask.augment import resize_labels
 from tagmask.data.photos import PerImage, Photos, Truth
 from tagmask.evaluate import Confusion, SeedQuality, ThresholdCurve, image_iou
 from tagmask.files import write_json
-from tagmask.registry import Method
 from tagmask.outcome import Outcome
+from tagmask.registry import Method
 from tagmask.report import ImageRow, Report, write_report
 from tagmask.segment import fit_to_photo
 from tagmask.types import UNKNOWN, Dataset, LabelMap
@@ -119,20 +119,20 @@ def _rows(data: Dataset, work: Work, outcome: Outcome, truth: Truth) -> list[Ima
     """Choose the images to show: best, middle and worst by truth (else by doubt), and the most doubtful."""
     photos = work.photos([sample for sample in data.train if sample.name in outcome.masks])
     doubts = {name: doubt(outcome, name) for name in photos.names}
+    tagged = [name for name in photos.names if photos.tags(name)] or list(photos.names)  # a negative is no achievement
     scores: dict[str, float] = {}
-    for name in truth.names:
+    for name in (name for name in tagged if name in truth):
         iou = image_iou(truth[name].labels, outcome.masks[name].labels, len(data.classes))
         if np.isfinite(iou):
             scores[name] = iou
-    order = sorted(scores, key=lambda name: (-scores[name], name)) or sorted(
-        doubts, key=lambda name: (doubts[name], name)
-    )
+    by_doubt = sorted(tagged, key=lambda name: (doubts[name], name))
+    order = sorted(scores, key=lambda name: (-scores[name], name)) or by_doubt
     middle = max(0, len(order) // 2 - ROWS // 2)
     groups = {
         "best": order[:ROWS],
         "middle": order[middle : middle + ROWS],
         "worst": order[::-1][:ROWS],
-        "doubtful": sorted(doubts, key=lambda name: (-doubts[name], name))[:ROWS],
+        "doubtful": by_doubt[::-1][:ROWS],
     }
     return [
         _row(group, data, photos, outcome, truth, name, scores.get(name), doubts[name])
