@@ -1,5 +1,6 @@
 """Values are checked at birth; splits say who is learned from."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +24,16 @@ def sample(name, tags=(), mask=None):
         (lambda: sample("a", (1, 1)), "sorted and unique"),
         (lambda: sample("a", (0,)), "1..254"),
         (lambda: sample("a", (255,)), "1..254"),
-        (lambda: Photo("a", np.zeros((2, 2), np.uint8), None), "uint8 .H, W, 3."),
+        (lambda: Photo("a", np.zeros((2, 2), np.uint8), None), "uint8 (H, W, 3)"),
         (lambda: Photo("a", np.zeros((2, 2, 3), np.float32), None), "uint8"),
         (lambda: Activation(np.zeros((1, 2, 2), np.float64), (1,)), "float32"),
         (lambda: Activation(np.zeros((1, 2, 2), np.float32), (1, 2)), "(2, H, W)"),
-        (lambda: Activation(np.full((1, 2, 2), 1.5, np.float32), (1,)), r"\[0, 1\]"),
+        (lambda: Activation(np.full((1, 2, 2), 1.5, np.float32), (1,)), "[0, 1]"),
         (lambda: LabelMap(np.zeros((2, 2), np.int64)), "uint8"),
     ],
 )
 def test_wrong_values_are_refused(make, message):
-    with pytest.raises(ValueError, match=message.replace("(2,", r"\(2,")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         make()
 
 
@@ -53,7 +54,7 @@ def test_impossible_data_sets_are_refused():
         Dataset(HERE, ("background",), ())
     with pytest.raises(DataError, match="at most 254"):
         Dataset(HERE, tuple(map(str, range(256))), ())
-    with pytest.raises(DataError, match="share a name .a."):
+    with pytest.raises(DataError, match=r"share a name \(a\)"):
         Dataset(HERE, ("background", "cat"), (sample("a"), sample("a")))
 
 
