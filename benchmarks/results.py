@@ -34,7 +34,7 @@ class Protocol:
     options: Mapping[str, Mapping[str, Any]]
 
 
-DESK_SEGMENTER = {"epochs": 5.0, "crop": 192, "zoom": (0.6, 1.3), "width": 128, "batch": 8}
+DESK_SEGMENTER = {"epochs": 4.0, "crop": 192, "zoom": (0.6, 1.3), "width": 128}
 DESK_TAGS = {"tag_epochs": 4.0, "tag_crop": 224, "scales": (0.5, 1.0, 1.5)}
 DESK_CUES = {"output_stride": 16, "one_cue_network": True, "cue_convs": 0, "cue_epochs": 4.0, "cue_rate": 0.01}
 DESK_SEC = {**DESK_CUES, "epochs": 4.0, "rate": 0.01, "width": 256}

@@ -1,6 +1,7 @@
 """The training loop: its schedule, its stream of examples, and that a kill leaves no trace."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,14 @@ def test_no_finished_epoch_is_computed_twice(tmp_path):
         fit(network(), Noise(), counted, schedule, seed=5, job=cut)
     fit(network(), Noise(), counted, schedule, seed=5, job=cut)
     assert len(steps) <= 12 + 2  # at most the epoch that was cut is seen again
+
+
+def test_mixed_precision_learns_too(tmp_path):
+    mixed = replace(job(tmp_path / "a"), precision="bf16-mixed")
+    net = fit(network(), Noise(), squares, Schedule(epochs=20, batch=5, rate=0.01), seed=0, job=mixed)
+    assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
+    curve = [json.loads(line)["loss"] for line in (tmp_path / "a" / "curve.jsonl").read_text().splitlines()]
+    assert np.mean(curve[-10:]) < 0.8 * curve[0]
 
 
 def test_stream_shows_every_example_once_an_epoch_and_follows_the_seed():

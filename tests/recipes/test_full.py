@@ -21,3 +21,14 @@ def test_photos_without_a_mask_are_predicted_but_not_learned_from(toy, tmp_path)
     assert done.metrics["train_masks"]["images"] == sum(
         sample.mask is not None for sample in replace(toy, samples=some).train
     )
+
+
+def test_looks_at_test_time_are_off_and_on_explicitly(toy, tmp_path):
+    plain = go("full", toy, tmp_path / "plain")
+    every = go("full", toy, tmp_path / "every", test_scales=(0.5, 1.0), test_flip=True, test_crf=True)
+    assert (plain.folder / "model.safetensors").read_bytes() == (every.folder / "model.safetensors").read_bytes()
+    loaded = every.predictor().options
+    assert loaded["scales"] == [0.5, 1.0]
+    assert loaded["flip"] is True
+    assert loaded["crf"].bilateral_xy == 80.0
+    assert "crf" not in plain.predictor().options
