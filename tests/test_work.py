@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tagmask.cost import Ledger
 from tagmask.keys import digest, plain
 from tagmask.types import Activation, LabelMap, Photo
-from tagmask.work import Ledger, Results
+from tagmask.work import Results
 
 CALLS: list[str] = []
 

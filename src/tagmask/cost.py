@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import threading
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 import torch
 
@@ -60,3 +64,55 @@ class Meter:
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_EVERY):
             self.look()
+
+
+@dataclass
+class StageCost:
+    """One line of ``metrics.json``: what a stage computed, what it found done, seconds (of both) and peak memory."""
+
+    name: str
+    items: int
+    computed: int
+    reused: int
+    seconds: float
+    peak_mb: float
+
+
+class Ledger:
+    """Seconds and memory of finished images, a line each, so that a resumed stage still knows what it cost in all."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file: TextIO | None = None
+
+    def open(self) -> Ledger:
+        """Open for adding; use as a context manager."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a", encoding="utf-8")
+        return self
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, key: str, seconds: float, peak_mb: float) -> None:
+        """Write one line."""
+        assert self._file is not None
+        self._file.write(json.dumps([key, round(seconds, 4), round(peak_mb, 1)]) + "\n")
+        self._file.flush()
+
+    def total(self, keys: Iterable[str]) -> tuple[float, float]:
+        """Return seconds in all and peak MiB of the given images."""
+        known: dict[str, tuple[float, float]] = {}
+        if self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    key, seconds, peak = json.loads(line)
+                except ValueError:  # a line that a kill cut short
+                    continue
+                known[key] = (seconds, peak)
+        found = [known[key] for key in keys if key in known]
+        return sum(s for s, _ in found), max((p for _, p in found), default=0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from tagmask.nets.groups import parameter_groups
 from tagmask.work import Job
 
 Loss = Callable[..., Mapping[str, Tensor]]
+CHECKPOINT_EVERY = 300.0  # seconds that a kill may cost at most  # ours
+MOST_READERS = 8  # processes that read images for a GPU  # ours
 CURVE_POINTS = 200  # points kept of every training curve  # ours
 
 
@@ -98,13 +101,11 @@ class Objective(nn.Module):
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def fit(
-    network: Network, examples: Examples, loss: Loss, schedule: Schedule, *, seed: int, job: Job, loaders: int = 0
-) -> Network:
+def fit(network: Network, examples: Examples, loss: Loss, schedule: Schedule, *, seed: int, job: Job) -> Network:
     """Train ``network`` and return it in evaluation mode, on the CPU or the job's device.
 
-    ``loss(network, *batch)`` returns named scalars. Checkpoints go to ``job.folder`` once an epoch (and at least ten
-    times); a call that finds one there goes on from it. ``loaders`` processes read images on a GPU; the CPU needs none.
+    ``loss(network, *batch)`` returns named scalars. Checkpoints go to ``job.folder`` once an epoch (at least ten times,
+    and every five minutes); a call that finds one there goes on from it. For a GPU, other processes read the images.
     """
     fabric = Fabric(
         accelerator="cuda" if job.device.startswith("cuda") else job.device,
@@ -115,17 +116,16 @@ def fit(
     torch.manual_seed(seed)
     network.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(_groups(network, schedule), lr=schedule.rate, momentum=schedule.momentum)
-    start, spent = _restore(job.folder, network, optimizer, steps)
+    start, spent = _restore(job.folder, network, optimizer)
     objective, optimizer = fabric.setup(Objective(network, loss), optimizer)
     objective.train()
     micro = steps * schedule.accumulate
     every = max(1, min(math.ceil(len(examples) / (schedule.batch * schedule.accumulate)), math.ceil(steps / 10)))
-    stream = _Stream(examples, schedule.batch, seed)
-    batches = DataLoader(
-        stream, batch_sampler=_Positions(start * schedule.accumulate, micro, schedule.batch), num_workers=loaders
-    )
+    positions = _Positions(start * schedule.accumulate, micro, schedule.batch)
+    readers = min(MOST_READERS, os.cpu_count() or 1) if fabric.device.type == "cuda" else 0
+    batches = DataLoader(_Stream(examples, schedule.batch, seed), batch_sampler=positions, num_workers=readers)
     with Meter() as meter, job.narrator.stage(f"{job.name} (training)", steps, start, "steps") as counter:
-        terms: dict[str, Tensor] = {}
+        kept = 0.0
         optimizer.zero_grad()
         for position, batch in enumerate(batches, start=start * schedule.accumulate):
             step, part = divmod(position, schedule.accumulate)
@@ -140,7 +140,9 @@ def fit(
             optimizer.step()
             optimizer.zero_grad()
             counter.advance(note=_note(job.folder, step, steps, terms, rate, every))
-            if (step + 1) % every == 0 and step + 1 < steps:
+            due = (step + 1) % every == 0 or meter.seconds - kept > CHECKPOINT_EVERY
+            if due and step + 1 < steps:
+                kept = meter.seconds
                 _checkpoint(job.folder, network, optimizer, step + 1, spent + meter.seconds, meter.look())
     return network.eval()
 
@@ -181,7 +183,7 @@ def _checkpoint(folder: Path, network: nn.Module, optimizer: Any, step: int, sec
     write_json(folder / "spent.json", {"seconds": seconds, "peak_mb": peak_mb})
 
 
-def _restore(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> tuple[int, float]:
+def _restore(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     """Load the last checkpoint, if there is one; return the step to go on from and the seconds spent before."""
     path = folder / "checkpoint.safetensors"
     if not path.exists():

@@ -10,19 +10,17 @@ as the same file under a name a person can open, in the run's folder::
 from __future__ import annotations
 
 import inspect
-import json
 import shutil
 import typing
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
-from tagmask.cost import Meter
+from tagmask.ahead import computed
+from tagmask.cost import Ledger, Meter, StageCost
 from tagmask.data.photos import PerImage, Photos
 from tagmask.errors import RunError
 from tagmask.files import KINDS, link, read_json, whole, write_json
@@ -33,7 +31,6 @@ from tagmask.progress import Narrator
 from tagmask.types import Sample
 
 Value = TypeVar("Value")
-AHEAD = 4  # images read ahead of the computation  # ours
 
 
 class Results(PerImage[Value]):
@@ -60,18 +57,6 @@ class Job:
     precision: str
     narrator: Narrator
     name: str
-
-
-@dataclass
-class StageCost:
-    """One line of ``metrics.json``: what a stage computed, what it found done, seconds (of both) and peak memory."""
-
-    name: str
-    items: int
-    computed: int
-    reused: int
-    seconds: float
-    peak_mb: float
 
 
 @dataclass
@@ -194,7 +179,7 @@ class Work:
         done = len(names) - len(missing)
         with Meter() as meter, self.narrator.stage(name, len(names), done) as counter, ledger.open():
             before = 0.0
-            for image in _computed(missing, load, compute, workers):
+            for image in computed(missing, load, compute, workers):
                 now = meter.seconds
                 ledger.add(keys[image], now - before, meter.look())
                 before = now
@@ -236,76 +221,6 @@ class Work:
 
     def _ledger(self, name: str) -> Ledger:
         return Ledger(self.store / "costs" / f"{name.replace('/', '-')}.jsonl")
-
-
-class Ledger:
-    """Seconds and memory of finished images, a line each, so that a resumed stage still knows what it cost in all."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._file: typing.TextIO | None = None
-
-    def open(self) -> Ledger:
-        """Open for adding; use as a context manager."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a", encoding="utf-8")
-        return self
-
-    def __enter__(self) -> Ledger:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def add(self, key: str, seconds: float, peak_mb: float) -> None:
-        """Write one line."""
-        assert self._file is not None
-        self._file.write(json.dumps([key, round(seconds, 4), round(peak_mb, 1)]) + "\n")
-        self._file.flush()
-
-    def total(self, keys: Iterable[str]) -> tuple[float, float]:
-        """Return seconds in all and peak MiB of the given images."""
-        known: dict[str, tuple[float, float]] = {}
-        if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    key, seconds, peak = json.loads(line)
-                except ValueError:  # a line that a kill cut short
-                    continue
-                known[key] = (seconds, peak)
-        found = [known[key] for key in keys if key in known]
-        return sum(s for s, _ in found), max((p for _, p in found), default=0.0)
-
-
-def _computed(
-    names: list[str], load: Callable[[str], list[Any]], compute: Callable[[list[Any], str], None], workers: int
-) -> Iterator[str]:
-    """Yield each name once its value is on disk: one thread reads ahead, or ``workers`` threads do all of it."""
-    if workers == 1:
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            for name, arguments in zip(names, _ahead(pool, load, names, AHEAD), strict=True):
-                compute(arguments, name)
-                yield name
-    else:
-        with ThreadPoolExecutor(max_workers=workers) as pool:
-            both = _ahead(pool, lambda name: compute(load(name), name), names, 2 * workers)
-            for name, _ in zip(names, both, strict=True):
-                yield name
-
-
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[str], Any], names: list[str], ahead: int) -> Iterator[Any]:
-    pending: deque[Any] = deque()
-    try:
-        for name in names:
-            pending.append(pool.submit(function, name))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
 
 
 def _returns(function: Callable[..., Any]) -> type:
