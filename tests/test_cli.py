@@ -1,14 +1,16 @@
 """The command line as a user meets it."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from tagmask.cli import main
+from tagmask.cli import _parser, main
+from tagmask.data import image_size
 
 QUICK = [
     "--backbone",
@@ -142,7 +144,7 @@ def test_a_nasty_folder_is_named_and_run_all_the_same(nasty, tmp_path, capsys):
         "wild_mask",
         "huge",
     }
-    assert Image.open(out / "masks" / "huge.png").size == (12000, 9000)
+    assert image_size(out / "masks" / "huge.png") == (9000, 12000)
 
 
 def test_the_public_names_stay_what_they_are():
@@ -155,3 +157,24 @@ def test_the_public_names_stay_what_they_are():
     assert set(dir(tagmask)) == set(tagmask.__all__)
     with pytest.raises(AttributeError, match="no attribute 'runs_'"):
         _ = tagmask.runs_
+
+
+def commands_of_the_docs():
+    root = Path(__file__).parents[1]
+    for page in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+        for line in page.read_text().splitlines():
+            words = shlex.split(line.partition("#")[0]) if line.startswith("    tagmask ") else []
+            if words and "METHOD" not in words:
+                yield pytest.param(words[1:], id=" ".join(words[1:4]))
+
+
+@pytest.mark.parametrize("words", list(commands_of_the_docs()))
+def test_every_command_of_the_docs_is_one(words):
+    assert callable(_parser(words).parse_args(words).verb)
+
+
+def test_the_files_that_the_readme_names_are_there():
+    root = Path(__file__).parents[1]
+    named = re.findall(r"\]\(([^)#:]+)\)", (root / "README.md").read_text())
+    assert len(named) > 5
+    assert not [name for name in named if not (root / name).exists()]

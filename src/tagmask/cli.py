@@ -118,9 +118,6 @@ def _run_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         help="FILE of pretrained weights with timm's names; none; default: timm's own download",
     )
     parser.add_argument(
-        "--output-stride", type=int, default=16, help="pixels a cell of the backbone's grid: 8, 16 or 32 (16)"
-    )
-    parser.add_argument(
         "--norm", default="auto", help="BatchNorm frozen or trained (auto: frozen with weights, else trained)"
     )
     parser.add_argument("--freeze", type=int, default=0, help="first stages of the backbone that do not learn (0)")
@@ -221,7 +218,7 @@ def _run(given: argparse.Namespace) -> None:
         print("\n".join(odd[:MOST_SAID]), file=sys.stderr)
         print(f"{len(odd)} oddities in the data; `tagmask check {given.data}` says more.", file=sys.stderr)
     backbone = Backbone(
-        name=given.backbone, weights=given.weights, output_stride=given.output_stride, norm=given.norm,
+        name=given.backbone, weights=given.weights, norm=given.norm,
         freeze=given.freeze,
         pad_type=given.pad_type,
     )  # fmt: skip

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from tagmask.data.opening import opened
 from tagmask.data.pixels import write_mask
 from tagmask.errors import RunError
 from tagmask.types import Activation, LabelMap
@@ -79,7 +79,7 @@ def _write_labels(path: Path, value: LabelMap) -> None:
 
 
 def _read_labels(path: Path) -> LabelMap:
-    with Image.open(path) as image:
+    with opened(path) as image:
         return LabelMap(labels=np.array(image))
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from tests.conftest import TINY
 
+from tagmask.cli import _parser
 from tagmask.data import load_data, make_toy
 from tagmask.registry import find_method, methods
 from tagmask.runs import run
@@ -97,6 +98,13 @@ def bare(toy, folder):
             replace(sample, image=folder / f"{number}.png", mask=None, tags=None if number == 2 else sample.tags)
         )
     return replace(toy, samples=tuple(samples), splits={})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_is_a_flag_of_its_own(name):
+    flags = [f"--{option.replace('_', '-')}" for option, _, _ in find_method(name).options]
+    assert len(flags) > 5
+    assert _parser(["run", name]).parse_args(["run", name, "photos/"]).method == name
 
 
 @pytest.mark.parametrize("name", NAMES)

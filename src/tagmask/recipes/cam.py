@@ -8,7 +8,7 @@ Expect              the row `cam` of docs/results.md
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tagmask.activate import multi_scale_cam
@@ -36,6 +36,7 @@ class Options:
     flip: bool = True  # sum the activations of the mirror image too; author code (psa)
     threshold: float = 0.0  # background threshold in 0..1, where 0 means: choose it without masks; ours
     confidence: float = 0.7  # how far the CRF trusts a thresholded label, in 0..1; author code (irn)
+    output_stride: int = 16  # pixels a cell of the networks' grid; author code (irn), paper (DeepLab v3)
     segmenter: str = "deeplab-v3"  # deeplab-v1, deeplab-v2 or deeplab-v3; ours
     rounds: int = 2  # segmenters trained in turn, each on the masks of the one before; ours
     epochs: float = 20.0  # epochs of each segmenter; ours
@@ -55,12 +56,13 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     classes, seed = len(data.classes), work.seed
     tag_schedule = Schedule(options.tag_epochs, options.batch, options.tag_rate, weight_decay=1e-4)  # author code (irn)
     schedule = Schedule(options.epochs, options.batch, options.rate, head_rate=options.head_rate)
+    backbone = replace(work.backbone, output_stride=options.output_stride)
     looks: dict[str, Any] = {"scales": options.test_scales, "flip": options.test_flip}
     if options.test_crf:
         looks["crf"] = PSA_CRF
 
     classifier = work.once(
-        "classifier", fit_classifier, data.train, work.backbone,
+        "classifier", fit_classifier, data.train, backbone,
         classes=classes - 1, crop=options.tag_crop, balance=options.balance, schedule=tag_schedule, seed=seed,
     )  # fmt: skip
     activation = work.each(
@@ -73,7 +75,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
 
     for turn in range(1, options.rounds + 1):
         segmenter = work.once(
-            f"segmenter-{turn}", fit_segmenter, data.train, masks, work.backbone,
+            f"segmenter-{turn}", fit_segmenter, data.train, masks, backbone,
             segmenter=options.segmenter, classes=classes, crop=options.crop, scales=options.zoom, width=options.width,
             schedule=schedule, seed=seed,
         )  # fmt: skip

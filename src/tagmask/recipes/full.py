@@ -8,7 +8,7 @@ Expect              the row `full` of docs/results.md
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tagmask.data.photos import Truth
@@ -24,6 +24,7 @@ from tagmask.work import Work
 class Options:
     """Every choice of the recipe: what it is, and after the semicolon where its value comes from."""
 
+    output_stride: int = 16  # pixels a cell of the networks' grid; paper (DeepLab v3)
     segmenter: str = "deeplab-v3"  # deeplab-v1, deeplab-v2 or deeplab-v3; ours
     epochs: float = 20.0  # epochs of the segmenter; ours
     rate: float = 0.002  # learning rate of the segmenter; ours (DeepLab v3: 0.007 for all layers, BatchNorm trained)
@@ -41,11 +42,12 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     """Train on the masks of those training photos that have one, predict all of them."""
     masked = [sample for sample in data.train if sample.mask is not None] or data.train
     truth = Truth(masked, classes=len(data.classes), longest=work.longest)
+    backbone = replace(work.backbone, output_stride=options.output_stride)
     looks: dict[str, Any] = {"scales": options.test_scales, "flip": options.test_flip}
     if options.test_crf:
         looks["crf"] = PSA_CRF
     segmenter = work.once(
-        "segmenter", fit_segmenter, masked, truth, work.backbone,
+        "segmenter", fit_segmenter, masked, truth, backbone,
         segmenter=options.segmenter, classes=len(data.classes), crop=options.crop, scales=options.zoom,
         width=options.width, seed=work.seed,
         schedule=Schedule(options.epochs, options.batch, options.rate, head_rate=options.head_rate),
