@@ -29,6 +29,9 @@ from tagmask.work import Work
 LONGEST = 640  # pixels: the working size of larger photos; VOC's photos, on which every paper works, have 500  # ours
 
 
+SIZES = ("crop", "tag_crop", "size", "width", "batch")  # options that cannot be 0, in whatever recipe has them
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run: its folder, its masks and its network."""
@@ -125,13 +128,19 @@ def run(
 
 
 def known_options(method: str, options: type[Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return ``changes``; raises OptionError for a name that the method does not know."""
+    """Return ``changes``; raises OptionError for a name that the method does not know, and for impossible numbers."""
     names = [field.name for field in fields(options)]
     for name in changes:
         if name not in names:
             raise OptionError(
                 f"{method} has no option {name!r}{did_you_mean(name, names)}; it has: {', '.join(names)}."
             )
+    for name, value in changes.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, int | float) and number < 0 for number in numbers):
+            raise OptionError(f"{name} is {value}; expected no negative number.")
+        if (name in SIZES and value < 1) or value == ():
+            raise OptionError(f"{name} is {value}; expected a positive number.")
     return changes
 
 

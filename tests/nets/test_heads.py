@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tagmask.errors import OptionError
 from tagmask.nets.heads import LargeFOV, PooledASPP, SummedASPP, scoring
 from tagmask.nets.vgg import VGG16
 
@@ -66,5 +67,5 @@ def test_the_pooled_image_reaches_every_cell():
 
 def test_one_image_cannot_train_v3():
     head = PooledASPP(3, 2, rates=(1,), width=4).train()
-    with pytest.raises(ValueError, match="2 images or more"):
+    with pytest.raises(OptionError, match="2 images or more"):
         head(torch.rand(1, 3, 9, 9))

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tagmask.errors import OptionError
+
 
 def scoring(inputs: int, classes: int, *, kernel: int = 1, rate: int = 1) -> nn.Conv2d:
     """Return the convolution that gives scores, drawn from N(0, 0.01) with zero bias."""
@@ -95,7 +97,9 @@ class PooledASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map features (B, inputs, h, w) to logits (B, classes, h, w); while training, B must be at least 2."""
         if self.training and len(x) < 2:
-            raise ValueError("deeplab-v3 normalises pooled images over the batch: train with 2 images or more, got 1")
+            raise OptionError(
+                "deeplab-v3 normalises over the batch, and the batch is 1; give a batch of 2 images or more."
+            )
         pooled = self.image(x.mean(dim=(2, 3), keepdim=True))  # (B, width, 1, 1)
         parts = [self.point(x), *(branch(x) for branch in self.branches), pooled.expand(-1, -1, *x.shape[2:])]
         return self.score(self.project(torch.cat(parts, dim=1)))

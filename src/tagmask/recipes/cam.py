@@ -13,6 +13,7 @@ from typing import Any
 
 from tagmask.activate import multi_scale_cam
 from tagmask.classify import fit_classifier
+from tagmask.errors import OptionError
 from tagmask.fit import Schedule
 from tagmask.label import threshold_labels
 from tagmask.outcome import Outcome
@@ -50,6 +51,10 @@ class Options:
     test_flip: bool = False  # let the segmenter look at the mirror image too; ours
     test_crf: bool = False  # sharpen the segmenter's predictions with a CRF; ours (the paper of DeepLab v3 has none)
 
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise OptionError(f"rounds is {self.rounds}; expected 1 or more.")
+
 
 def run(data: Dataset, work: Work, options: Options) -> Outcome:
     """Classify, activate, choose a threshold, sharpen, segment; then segment once more from the network's own masks."""
@@ -83,14 +88,9 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         steps[f"after segmenter {turn}"] = masks
 
     plain = work.each(
-        "val-activation",
-        multi_scale_cam,
-        classifier,
-        data.val,
-        scales=options.scales,
-        flip=options.flip,
-        predicted=True,
-    )
+        "val-activation", multi_scale_cam, classifier, data.val,
+        scales=options.scales, flip=options.flip, predicted=True,
+    )  # fmt: skip
     val_steps = {"thresholded activation": work.each("val-thresholded", threshold_labels, plain, chosen["threshold"])}
     return Outcome(
         masks=masks, segmenter=segmenter, classifier=classifier, activation=activation, seeds=seeds,
