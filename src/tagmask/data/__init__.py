@@ -65,9 +65,7 @@ def load_data(
         difficult=difficult,
     )
     if dataset is None:
-        first, *more = findings.of("refused")
-        message = f"{Path(path) / first.where}: {first.message}" if first.where else first.message
-        raise DataError(message + (f" ({len(more)} more of this; see tagmask check {path})" if more else ""))
+        raise _refusal(Path(path), findings)
     return dataset
 
 
@@ -106,12 +104,18 @@ def load_verified(path: str | os.PathLike[str], marks: Path, **same: Any) -> tup
         return data, ()
     dataset, findings = inspect_data(path, deep=True, **same)
     if dataset is None:
-        first = findings.of("refused")[0]
-        raise DataError(f"{Path(path) / first.where}: {first.message}" if first.where else first.message)
+        raise _refusal(Path(path), findings)
     if not findings.of("skipped"):
         marks.mkdir(parents=True, exist_ok=True)
         mark.touch()
     return dataset, findings.problems
+
+
+def _refusal(path: Path, findings: Findings) -> DataError:
+    """Return the error of data that is refused: its first reason, and how many more there are."""
+    first, *more = findings.of("refused")
+    message = f"{path / first.where}: {first.message}" if first.where else first.message
+    return DataError(message + (f" ({len(more)} more of this; see tagmask check {path})" if more else ""))
 
 
 def _read(path: Path, *, difficult: bool) -> Listing:
