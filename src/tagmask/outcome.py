@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tagmask.data.photos import PerImage
-from tagmask.nets.classifier import Classifier
 from tagmask.nets.segmenter import Segmenter
 from tagmask.types import Activation, LabelMap
 
@@ -23,7 +22,6 @@ class Outcome:
 
     masks: PerImage[LabelMap]
     segmenter: Segmenter
-    classifier: Classifier | None = None
     activation: PerImage[Activation] | None = None
     seeds: PerImage[LabelMap] | None = None
     threshold: dict[str, Any] | None = None

@@ -93,6 +93,6 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     )  # fmt: skip
     val_steps = {"thresholded activation": work.each("val-thresholded", threshold_labels, plain, chosen["threshold"])}
     return Outcome(
-        masks=masks, segmenter=segmenter, classifier=classifier, activation=activation, seeds=seeds,
+        masks=masks, segmenter=segmenter, activation=activation, seeds=seeds,
         threshold=chosen, steps=steps, val_steps=val_steps, predict=looks,
     )  # fmt: skip

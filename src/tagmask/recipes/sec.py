@@ -80,7 +80,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         schedule=replace(schedule, epochs=options.epochs, rate=options.rate), seed=work.seed,
     )  # fmt: skip
     masks = work.each("relabelled", predict_labels, segmenter, data.train, use_tags=True, workers=2, **looks)
-    return Outcome(masks=masks, segmenter=segmenter, classifier=foreground, seeds=cues, predict=looks)
+    return Outcome(masks=masks, segmenter=segmenter, seeds=cues, predict=looks)
 
 
 def warped_cues(
