@@ -37,7 +37,15 @@ class Protocol:
 DESK_SEGMENTER = {"epochs": 4.0, "crop": 192, "zoom": (0.6, 1.3), "width": 128}
 DESK_TAGS = {"tag_epochs": 4.0, "tag_crop": 224, "scales": (0.5, 1.0, 1.5)}
 DESK_CUES = {"output_stride": 16, "one_cue_network": True, "cue_convs": 0, "cue_epochs": 4.0, "cue_rate": 0.01}
-DESK_SEC = {**DESK_CUES, "size": 257, "epochs": 5.0, "rate": 0.002, "width": 256}
+DESK_SEC = {
+    **DESK_CUES,
+    "size": 257,
+    "segmenter": "deeplab-v3",
+    "epochs": 4.0,
+    "rate": 0.002,
+    "policy": "poly",
+    "width": 256,
+}
 LARGE_SEGMENTER = {"epochs": 30.0, "crop": 257, "zoom": (0.5, 2.0)}
 LARGE_TAGS = {"tag_epochs": 5.0, "tag_crop": 256}
 PROTOCOLS = {

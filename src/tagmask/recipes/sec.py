@@ -48,7 +48,8 @@ class Options:
     segmenter: str = "deeplab-v1"  # deeplab-v1, deeplab-v2 or deeplab-v3; paper (LargeFOV)
     width: int = 1024  # channels of the segmenter's and of the cue networks' heads; paper
     epochs: float = 11.3  # epochs of the segmenter; author code (8000 steps of 15 over 10 582 photos)
-    rate: float = 1e-3  # learning rate of the segmenter, a tenth after every quarter; author code
+    rate: float = 1e-3  # learning rate of the segmenter; author code
+    policy: str = "step"  # how it falls: step (to a tenth after each quarter) or poly (to nothing); author code
     batch: int = 15  # photos in a training step; author code
     seed_weight: float = 1.0  # weight of the seed loss; paper
     expand_weight: float = 1.0  # weight of the expand loss; paper
@@ -77,7 +78,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     segmenter = work.once(
         "segmenter", fit_constrained, data.train, cues, backbone,
         segmenter=options.segmenter, classes=classes, size=square, width=options.width, weights=weights,
-        schedule=replace(schedule, epochs=options.epochs, rate=options.rate), seed=work.seed,
+        schedule=replace(schedule, epochs=options.epochs, rate=options.rate, policy=options.policy), seed=work.seed,
     )  # fmt: skip
     masks = work.each("relabelled", predict_labels, segmenter, data.train, use_tags=True, workers=2, **looks)
     return Outcome(masks=masks, segmenter=segmenter, seeds=cues, predict=looks)
@@ -109,11 +110,20 @@ def fit_constrained(
         seed_, expand, constrain = weights
         return {
             "seed": seed_ * seed_loss(p, resize_labels(labels, grid)),
-            "expand": expand * expand_loss(p, tags > 0),
+            "expand": expand * expand_loss(p, tags > 0, **decays_on(grid.numel())),
             "constrain": constrain * constrain_loss(p, q),
         }
 
     return fit(network, WarpedViews(photos, cues, classes, size), loss, schedule, seed=seed, job=job)
+
+
+def decays_on(cells: int) -> dict[str, float]:
+    """Return how fast the expand loss forgets the lower ranks of a grid: the author code's is for 41 x 41 cells.
+
+    On other grids the same share of the photo weighs as much; unchanged, 0.996 would average over most of 17 x 17.
+    """
+    scale = 41 * 41 / cells
+    return {"decay_present": 0.996**scale, "decay_background": 0.999**scale}  # author code
 
 
 def crf_on(side: int) -> CrfOptions:
