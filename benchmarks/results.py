@@ -40,6 +40,7 @@ DESK_CUES = {"output_stride": 16, "one_cue_network": True, "cue_convs": 0, "cue_
 DESK_SEC = {
     **DESK_CUES,
     "size": 257,
+    "fraction": 0.0,
     "segmenter": "deeplab-v3",
     "epochs": 4.0,
     "rate": 0.002,

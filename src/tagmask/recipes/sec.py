@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from tagmask.activate import gradient_saliency, raw_maps
+from tagmask.activate import gradient_saliency, multi_scale_cam, raw_maps
 from tagmask.augment import resize
 from tagmask.classify import fit_classifier
 from tagmask.data.photos import PerImage, Photos
@@ -28,6 +28,7 @@ from tagmask.refine.crf import SEC_TEST_CRF, SEC_TRAIN_CRF, CrfOptions
 from tagmask.refine.exact import mean_field_exact
 from tagmask.seed import background_cues, cue_labels, foreground_cues
 from tagmask.segment import WarpedViews, predict_labels
+from tagmask.threshold import choose_threshold
 from tagmask.types import Dataset, LabelMap, Photo
 from tagmask.work import Job, Work
 
@@ -43,7 +44,9 @@ class Options:
     cue_convs: int = 2  # 3x3 convolutions of the foreground network before its pooling; author code
     cue_hidden: int = 1024  # width of the background network's fully connected layers, 0 for none; author code
     one_cue_network: bool = False  # take both kinds of cue from the foreground network, in half the time; ours
-    fraction: float = 0.2  # foreground cue: above this share of the activation's maximum; paper
+    fraction: float = (
+        0.2  # foreground cue: above this share of the activation's maximum, 0 = find it without masks; paper
+    )
     quantile: float = 0.10  # background cue: below this quantile of the gradient saliency; author code
     segmenter: str = "deeplab-v1"  # deeplab-v1, deeplab-v2 or deeplab-v3; paper (LargeFOV)
     width: int = 1024  # channels of the segmenter's and of the cue networks' heads; paper
@@ -70,9 +73,11 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     background = foreground if options.one_cue_network else work.once(
         "background-network", fit_classifier, data.train, backbone, hidden=options.cue_hidden, **cue_network
     )  # fmt: skip
+    activation = work.each("activation", multi_scale_cam, foreground, data.train, scales=(1.0,), flip=False)
+    chosen = work.once("threshold", choose_threshold, data.train, activation, fixed=options.fraction)
     cues = work.each(
         "cues", warped_cues, foreground, background, data.train,
-        size=square, fraction=options.fraction, quantile=options.quantile,
+        size=square, fraction=chosen["threshold"], quantile=options.quantile,
     )  # fmt: skip
     weights = (options.seed_weight, options.expand_weight, options.constrain_weight)
     segmenter = work.once(
@@ -81,7 +86,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         schedule=replace(schedule, epochs=options.epochs, rate=options.rate, policy=options.policy), seed=work.seed,
     )  # fmt: skip
     masks = work.each("relabelled", predict_labels, segmenter, data.train, use_tags=True, workers=2, **looks)
-    return Outcome(masks=masks, segmenter=segmenter, seeds=cues, predict=looks)
+    return Outcome(masks=masks, segmenter=segmenter, activation=activation, seeds=cues, threshold=chosen, predict=looks)
 
 
 def warped_cues(
