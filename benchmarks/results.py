@@ -43,7 +43,7 @@ DESK_SEC = {
     "fraction": 0.0,
     "segmenter": "deeplab-v3",
     "epochs": 4.0,
-    "rate": 0.002,
+    "rate": 0.0005,
     "policy": "poly",
     "width": 256,
 }
