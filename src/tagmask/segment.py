@@ -19,6 +19,7 @@ from tagmask.label import resized_labels, restrict_to_tags
 from tagmask.losses import pixel_cross_entropy
 from tagmask.nets.backbones import Backbone
 from tagmask.nets.segmenter import Segmenter, build_segmenter
+from tagmask.refine.batch import mean_field_batch
 from tagmask.refine.crf import CrfOptions, mean_field, unary_from_probabilities
 from tagmask.types import LabelMap, Photo
 from tagmask.work import Job
@@ -150,8 +151,19 @@ def predict_labels(
         scores = np.ascontiguousarray(restrict_to_tags(scores, photo.tags)[present])  # (K+1, H, W)
         scores /= scores.sum(axis=0, keepdims=True).clip(min=1e-12)
     if crf is not None and len(present) > 1:
-        scores = mean_field(unary_from_probabilities(scores), photo.pixels, crf)
+        scores = _refined(unary_from_probabilities(scores), photo.pixels, crf, next(segmenter.parameters()).device)
     return resized_labels(scores, present, size or photo.size)
+
+
+def _refined(
+    unary: NDArray[np.float32], pixels: NDArray[np.uint8], crf: CrfOptions, device: torch.device
+) -> NDArray[np.float32]:
+    """Return the CRF's marginals (K, H, W), computed where the network is."""
+    if device.type != "cuda" or crf.shrink > 1:
+        return mean_field(unary, pixels, crf)
+    return (
+        mean_field_batch(torch.from_numpy(unary)[None].to(device), torch.from_numpy(pixels)[None], crf)[0].cpu().numpy()
+    )
 
 
 def fit_to_photo(labels: LabelMap, size: tuple[int, int]) -> LabelMap:

@@ -11,11 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 from tagmask.errors import OptionError
 from tagmask.refine import crf
+from tagmask.refine.batch import mean_field_batch
 from tagmask.refine.crf import CrfOptions, mean_field, unary_from_labels, unary_from_probabilities, unary_from_scores
 from tagmask.refine.exact import mean_field_exact
+from tagmask.refine.lanes import exponential, fill, lanes, larger, largest, load, store, total
 from tagmask.refine.lattice import build_lattice
 
 
@@ -213,3 +216,67 @@ def test_energies_must_be_finite():
 def test_presets_differ_as_published():
     assert crf.SEC_TRAIN_CRF.bilateral_xy * 12 == crf.SEC_TEST_CRF.bilateral_xy
     assert (crf.IRN_CRF.bilateral_xy, crf.IRN_CRF.bilateral_rgb, crf.IRN_CRF.bilateral_weight) == (50, 5, 10)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    height=st.sampled_from([1, 5, 17]),
+    width=st.sampled_from([1, 4, 23]),
+    classes=st.sampled_from([1, 3, 21]),
+    batch=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_a_batch_of_tensors_equals_image_by_image(height, width, classes, batch, seed):
+    rng = np.random.default_rng(seed)
+    unary = rng.normal(0, 3, (batch, classes, height, width)).astype(np.float32)
+    pixels = np.stack([textured(height, width, seed + b) for b in range(batch)])
+    together = mean_field_batch(torch.from_numpy(unary), torch.from_numpy(pixels))
+    alone = [mean_field(one, image) for one, image in zip(unary, pixels, strict=True)]
+    np.testing.assert_allclose(together.numpy(), np.stack(alone), atol=1e-4)
+
+
+def test_settled_messages_end_the_iterations():
+    pixels, unary = textured(40, 56), smooth_unary(3, 40, 56)
+    long = mean_field(unary, pixels, CrfOptions(iterations=60))
+    settled = mean_field(unary, pixels, CrfOptions(iterations=60, settled=1e-3))
+    first = mean_field(unary, pixels, CrfOptions(iterations=60, settled=1e9))
+    np.testing.assert_allclose(settled, long, atol=2e-3)
+    np.testing.assert_array_equal(first, mean_field(unary, pixels, CrfOptions(iterations=1)))
+    in_a_batch = mean_field_batch(
+        torch.from_numpy(unary)[None], torch.from_numpy(pixels)[None], CrfOptions(iterations=60, settled=1e-3)
+    )
+    np.testing.assert_allclose(in_a_batch[0].numpy(), settled, atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [(60, 80), (61, 83), (3, 50), (1, 1)])
+def test_a_shrunken_image_gives_nearly_the_same_labels(size):
+    pixels, unary = textured(*size), smooth_unary(3, *size)
+    full = mean_field(unary, pixels)
+    half = mean_field(unary, pixels, CrfOptions(shrink=2))
+    assert half.shape == full.shape
+    np.testing.assert_allclose(half.sum(axis=0), 1, atol=1e-5)
+    assert (half.argmax(axis=0) == full.argmax(axis=0)).mean() > 0.9
+    with pytest.raises(ValueError, match="shrink"):
+        mean_field_batch(torch.from_numpy(unary)[None], torch.from_numpy(pixels)[None], CrfOptions(shrink=2))
+
+
+def brute_lanes(x: np.ndarray) -> np.ndarray:
+    """Softmax in float64."""
+    e = np.exp(x.astype(np.float64) - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+@njit
+def lanes_softmax(x, out, across):
+    for p in range(len(x)):
+        row = load(x, p, 0, across)
+        raised = exponential(row - fill(largest(larger(row, row)), across))
+        store(out, p, 0, raised * fill(np.float32(1) / total(raised), across))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8, 16])
+def test_lanes_compute_what_a_loop_would(count):
+    x = np.random.default_rng(count).normal(0, 40, (200, count)).astype(np.float32)
+    out = np.empty_like(x)
+    lanes_softmax(x, out, lanes(count))
+    np.testing.assert_allclose(out, brute_lanes(x), atol=3e-7)

@@ -10,18 +10,18 @@ relative to the unary energies, so the three unaries below are not interchangeab
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from math import isfinite, log, sqrt
+from math import isfinite, log
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from tagmask.errors import OptionError
+from tagmask.refine.lanes import exponential, fill, lanes, larger, largest, load, store, total
 from tagmask.refine.lattice import Lattice, blur, build_lattice, compiled
 
-_LANES = 4  # ours: classes are padded to a multiple of this, so that rows are loaded as vectors
-_BLOCK = 1024  # ours: values of the pixels worked on at a time; 4 kB stay in the first-level cache
 _CORNERS = 3 + 6  # of a simplex in the two dimensions of the spatial and the five of the bilateral kernel
 
 
@@ -30,7 +30,9 @@ class CrfOptions:
     """The two Gaussian kernels and the number of mean-field iterations.
 
     ``*_xy`` are standard deviations in pixels, ``bilateral_rgb`` one in grey levels of 0..255; the weights count
-    against the unary. The defaults are those of the psa code and of pydensecrf's README.
+    against the unary. The defaults are those of the psa code and of pydensecrf's README. Two ways to save time are off
+    by default: with ``settled`` above 0 the iterations end when no message at a lattice vertex has changed by more, in
+    nats; with ``shrink`` of 2 or more the CRF works on the image reduced so many times a side.
     Raises ``OptionError`` for a deviation that is not positive, or a negative weight or number of iterations.
     """
 
@@ -40,11 +42,13 @@ class CrfOptions:
     bilateral_rgb: float = 13.0  # author code
     bilateral_weight: float = 10.0  # author code
     iterations: int = 10  # author code
+    settled: float = 0.0  # ours
+    shrink: int = 1  # ours
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            positive = field.name.endswith(("_xy", "_rgb"))
+            positive = field.name.endswith(("_xy", "_rgb", "shrink"))
             if not isfinite(value) or value < 0 or (positive and value == 0):
                 expected = "a number above 0" if positive else "0 or more"
                 raise OptionError(f"{field.name} of the dense CRF is {value}, expected {expected}.")
@@ -56,6 +60,7 @@ SEC_TEST_CRF = CrfOptions()  # author code
 SEC_TRAIN_CRF = CrfOptions(spatial_xy=3.0 / 12, bilateral_xy=80.0 / 12)  # author code: 12 for the 41 x 41 grid
 DEEPLAB_V1_CRF = CrfOptions(bilateral_xy=121.0, bilateral_rgb=5.0, bilateral_weight=4.0)  # source: LargeFOV model page
 DEEPLAB_V2_CRF = CrfOptions(spatial_xy=1.0, bilateral_xy=67.0, bilateral_rgb=3.0, bilateral_weight=4.0)  # author code
+FAST_CRF = CrfOptions(shrink=2, settled=0.05)  # ours; docs/speed.md says what it costs
 
 
 def unary_from_probabilities(probabilities: NDArray[np.floating], clip: float = 1e-5) -> NDArray[np.float32]:
@@ -102,44 +107,66 @@ def mean_field(
     threads over images scales. Raises ``OptionError`` where the deviations are too small for the size of the image,
     ``ValueError`` for arrays that do not fit or energies that are not finite.
     """
-    classes, height, width = unary.shape
+    height, width = unary.shape[1:]
     if pixels.dtype != np.uint8 or pixels.shape != (height, width, 3) or not unary.size:
         raise ValueError(f"pixels must be uint8 ({height}, {width}, 3), got {pixels.dtype} {pixels.shape}")
     if not np.isfinite(unary).all():
         raise ValueError("unary energies must be finite; clip probabilities before the logarithm")
-    spatial = _spatial_lattice(height, width, options.spatial_xy)
-    bilateral = _bilateral_lattice(pixels, options.bilateral_xy, options.bilateral_rgb)
-    vertices = np.concatenate([spatial.vertices, bilateral.vertices + np.int32(spatial.size)], axis=1)  # (N, 9)
-    shares = np.concatenate(  # the weight acts once in the splat and once in the slice: half of it in each
-        [
-            spatial.shares * np.float32(sqrt(options.spatial_weight)),
-            bilateral.shares * np.float32(sqrt(options.bilateral_weight)),
-        ],
-        axis=1,
+    if options.shrink == 1 or min(height, width) < 2 * options.shrink:
+        return _mean_field(unary, pixels, options)
+    small = (max(1, width // options.shrink), max(1, height // options.shrink))
+    fewer = replace(
+        options,
+        spatial_xy=options.spatial_xy / options.shrink,
+        bilateral_xy=options.bilateral_xy / options.shrink,
     )
-    padded = -(-classes // _LANES) * _LANES
-    logits = np.full((height * width, padded), -np.inf, dtype=np.float32)  # (N, K): rows of classes are contiguous
-    logits[:, :classes] = -unary.reshape(classes, -1).T
-    heard = np.zeros((spatial.size + bilateral.size, padded), dtype=np.float32)  # both lattices in one table
-    said = np.zeros_like(heard)
+    shrunk = np.stack([cv2.resize(src=plane, dsize=small, interpolation=cv2.INTER_AREA) for plane in unary])
+    seen = np.asarray(cv2.resize(src=pixels, dsize=small, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    q = _mean_field(shrunk, seen, fewer)
+    return np.stack([cv2.resize(src=plane, dsize=(width, height), interpolation=cv2.INTER_LINEAR) for plane in q])
+
+
+def _mean_field(unary: NDArray[np.float32], pixels: NDArray[np.uint8], options: CrfOptions) -> NDArray[np.float32]:
+    """Return the marginals at the resolution of the image."""
+    classes, height, width = unary.shape
+    spatial = spatial_lattice(height, width, options.spatial_xy)
+    bilateral = bilateral_lattice(pixels, options.bilateral_xy, options.bilateral_rgb)
+    vertices = np.concatenate([spatial.vertices, bilateral.vertices + np.int32(spatial.size)], axis=1)  # (N, 9)
+    shares = np.concatenate([spatial.shares, bilateral.shares], axis=1)  # (N, 9)
+    across = lanes(4 if classes <= 4 else 8)  # ours: the widest registers that every machine of the last decade has
+    padded = -(-classes // len(across)) * len(across)
+    logits = _rows(unary.reshape(classes, -1), _table(height * width, padded))  # (N, K)
+    heard, said = (_table(spatial.size + bilateral.size, padded) for _ in range(2))  # both lattices in one
+    near, alike = slice(spatial.size), slice(spatial.size, None)
     marginals = np.empty((classes, height * width), dtype=np.float32)
+    listen = False  # nobody has spoken yet
     for _ in range(options.iterations):
-        _pass_messages(heard, logits, vertices, shares, said, marginals, False)
-        blur(said[: spatial.size], heard[: spatial.size], spatial.neighbours)
-        blur(said[spatial.size :], heard[spatial.size :], bilateral.neighbours)
-        heard, said = said, heard
+        _pass_messages(logits, vertices, shares, heard, said, marginals, listen, False, across)
+        before = heard.copy() if options.settled else heard  # the blur overwrites it
+        blur(said[near], heard[near], spatial.neighbours, np.float32(options.spatial_weight), across)
+        blur(said[alike], heard[alike], bilateral.neighbours, np.float32(options.bilateral_weight), across)
+        heard, said, listen = said, heard, True
         said.fill(0)
-    _pass_messages(heard, logits, vertices, shares, said, marginals, True)
+        if options.settled and np.abs(heard - before).max() <= options.settled:  # cannot hold after the first
+            break
+    _pass_messages(logits, vertices, shares, heard, said, marginals, listen, True, across)
     return marginals.reshape(classes, height, width)
 
 
+def _table(rows: int, columns: int) -> NDArray[np.float32]:
+    """Return zeros (rows, columns) that begin at a cache line, so that no vector of 8 lies across two."""
+    raw = np.zeros(rows * columns + 16, dtype=np.float32)
+    start = -raw.ctypes.data // raw.itemsize % 16
+    return raw[start : start + rows * columns].reshape(rows, columns)
+
+
 @lru_cache(maxsize=4)  # ours: photos of one data set share few sizes
-def _spatial_lattice(height: int, width: int, deviation: float) -> Lattice:
+def spatial_lattice(height: int, width: int, deviation: float) -> Lattice:
     """Return the lattice of the pixel grid; it depends on nothing else, so images of one size share it."""
     return build_lattice(_grid(height, width) / np.float32(deviation))
 
 
-def _bilateral_lattice(pixels: NDArray[np.uint8], deviation_xy: float, deviation_rgb: float) -> Lattice:
+def bilateral_lattice(pixels: NDArray[np.uint8], deviation_xy: float, deviation_rgb: float) -> Lattice:
     """Return the lattice of positions and colours together."""
     grid = _grid(*pixels.shape[:2]) / np.float32(deviation_xy)
     colours = pixels.reshape(-1, 3).astype(np.float32) / np.float32(deviation_rgb)
@@ -152,117 +179,65 @@ def _grid(height: int, width: int) -> NDArray[np.float32]:
     return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
 
 
-# Compiled functions call those of their own file only: numba's cache on disk does not see a change in another one.
+# Compiled functions call those of their own file and of lanes.py only: numba's cache on disk does not see a change in
+# another file.
+@compiled()
+def _rows(energies: NDArray[np.float32], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Fill ``logits`` (N, K or more) with minus the energies (K, N), and with minus infinity beyond K; return it."""
+    classes, n = energies.shape
+    for start in range(0, n, 64):  # a block at a time stays in the first-level cache
+        for p in range(start, min(start + 64, n)):
+            for k in range(classes, logits.shape[1]):
+                logits[p, k] = -np.inf
+        for k in range(classes):
+            for p in range(start, min(start + 64, n)):
+                logits[p, k] = -energies[k, p]
+    return logits
+
+
 @compiled()
 def _pass_messages(
-    heard: NDArray[np.float32],
     logits: NDArray[np.float32],
     vertices: NDArray[np.int32],
     shares: NDArray[np.float32],
+    heard: NDArray[np.float32],
     said: NDArray[np.float32],
     marginals: NDArray[np.float32],
+    listen: bool,
     last: bool,
+    across: tuple[np.float32, ...],
 ) -> None:
     """Take all pixels from one message to the next, or the ``last`` time to their ``marginals`` (K, N).
 
-    One pass slices the values ``heard``, takes the softmax and splats the result to ``said``, so that Q is never
-    stored before the end.
+    One pass slices the values ``heard`` (not where there is nothing to ``listen`` to yet), takes the softmax and splats
+    it to what is ``said``, so that Q is never stored before the end. A row of classes is worked on in pieces of as many
+    lanes as ``across`` is long.
     """
-    n, classes = logits.shape
-    block = max(1, _BLOCK // classes)
-    scores = np.empty((block, classes), dtype=np.float32)
-    bits = np.empty(block * classes, dtype=np.int32)
-    for start in range(0, n, block):
-        stop = min(start + block, n)
-        _slice(heard, logits, vertices, shares, start, stop, scores)
-        _exponentiate(scores.reshape(-1)[: (stop - start) * classes], bits)
+    n, width = logits.shape
+    step = len(across)
+    row = np.empty((1, width), dtype=np.float32)
+    for p in range(n):
+        largest_yet = fill(np.float32(-np.inf), across)
+        for k in range(0, width, step):
+            scores = load(logits, p, k, across)
+            if listen:
+                for corner in range(_CORNERS):
+                    scores = scores + fill(shares[p, corner], across) * load(heard, vertices[p, corner], k, across)
+            largest_yet = larger(largest_yet, scores)
+            store(row, 0, k, scores)
+        top = fill(largest(largest_yet), across)
+        together = fill(np.float32(0), across)
+        for k in range(0, width, step):
+            raised = exponential(load(row, 0, k, across) - top)
+            together = together + raised
+            store(row, 0, k, raised)
+        scale = np.float32(1) / total(together)
         if last:
-            _normalise(scores, start, stop, marginals)
-        else:
-            _splat(scores, vertices, shares, start, stop, said)
-
-
-@compiled(fastmath={"contract", "reassoc"})
-def _slice(
-    heard: NDArray[np.float32],
-    logits: NDArray[np.float32],
-    vertices: NDArray[np.int32],
-    shares: NDArray[np.float32],
-    start: int,
-    stop: int,
-    scores: NDArray[np.float32],
-) -> None:
-    """Fill ``scores`` with logits plus messages of a block of pixels, less the largest of each pixel.
-
-    The nine corners are written out: one expression keeps the sum in a register, a loop over corners does not.
-    """
-    for p in range(start, stop):
-        v, s, row = vertices[p], shares[p], scores[p - start]
-        a, b, c = heard[v[0]], heard[v[1]], heard[v[2]]
-        d, e, f, g, h, i = heard[v[3]], heard[v[4]], heard[v[5]], heard[v[6]], heard[v[7]], heard[v[8]]
-        for k in range(len(row)):
-            spatial = s[0] * a[k] + s[1] * b[k] + s[2] * c[k]
-            bilateral = s[3] * d[k] + s[4] * e[k] + s[5] * f[k] + s[6] * g[k] + s[7] * h[k] + s[8] * i[k]
-            row[k] = logits[p, k] + spatial + bilateral
-        largest = row[0]
-        for k in range(1, len(row)):
-            largest = max(largest, row[k])
-        for k in range(len(row)):
-            row[k] -= largest
-
-
-@compiled(fastmath={"contract"})
-def _exponentiate(x: NDArray[np.float32], bits: NDArray[np.int32]) -> None:
-    """Replace x <= 0 by exp(x) to within 2e-7 of it, and by 0 below -87 where float32 would be subnormal.
-
-    The library's exp is called once a number; this loop of plain arithmetic runs on vectors: exp(x) = 2^n exp(r),
-    where 2^n is written as the exponent bits of a float and r in [-ln 2 / 2, ln 2 / 2] goes through a polynomial.
-    Constants: Moshier, Cephes, expf.
-    """
-    for i in range(len(x)):
-        power = np.floor(max(x[i], np.float32(-87)) * np.float32(1.44269504) + np.float32(0.5))
-        bits[i] = (np.int32(power) + np.int32(127)) << np.int32(23) if x[i] >= np.float32(-87) else np.int32(0)
-        r = max(x[i], np.float32(-87)) - power * np.float32(0.693359375) + power * np.float32(2.12194440e-4)
-        y = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
-        y = y * r + np.float32(8.3334519073e-3)
-        y = y * r + np.float32(4.1665795894e-2)
-        y = y * r + np.float32(1.6666665459e-1)
-        y = y * r + np.float32(5.0000001201e-1)
-        x[i] = y * (r * r) + r + np.float32(1)
-    scale = bits.view(np.float32)
-    for i in range(len(x)):
-        x[i] *= scale[i]
-
-
-@compiled(fastmath={"contract", "reassoc"})
-def _splat(
-    weights: NDArray[np.float32],
-    vertices: NDArray[np.int32],
-    shares: NDArray[np.float32],
-    start: int,
-    stop: int,
-    said: NDArray[np.float32],
-) -> None:
-    """Add the Q of a block of pixels, given up to a factor in ``weights``, to the vertices around them."""
-    for p in range(start, stop):
-        row = weights[p - start]
-        total = np.float32(0)
-        for k in range(len(row)):
-            total += row[k]
-        for corner in range(_CORNERS):
-            vertex = vertices[p, corner]
-            share = shares[p, corner] / total
-            for k in range(len(row)):
-                said[vertex, k] += share * row[k]
-
-
-@compiled(fastmath={"contract", "reassoc"})
-def _normalise(weights: NDArray[np.float32], start: int, stop: int, marginals: NDArray[np.float32]) -> None:
-    """Write the Q of a block of pixels, given up to a factor in ``weights``, to ``marginals`` (K, N)."""
-    for p in range(start, stop):
-        row = weights[p - start]
-        total = np.float32(0)
-        for k in range(len(row)):
-            total += row[k]
-        for k in range(len(marginals)):
-            marginals[k, p] = row[k] / total
+            for k in range(len(marginals)):
+                marginals[k, p] = row[0, k] * scale
+            continue
+        for k in range(0, width, step):
+            q = load(row, 0, k, across) * fill(scale, across)
+            for corner in range(_CORNERS):
+                vertex = vertices[p, corner]
+                store(said, vertex, k, load(said, vertex, k, across) + fill(shares[p, corner], across) * q)
