@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help setup demo test test-slow lint results clean
+.PHONY: help setup demo test test-slow lint results bench clean
 
 help:           ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,10 @@ lint: setup     ## style and types
 
 results: setup  ## measure on real photos: make results DATA=DIR WEIGHTS=FILE (see docs/results.md)
 	$(BIN)/python benchmarks/results.py --data "$(DATA)" --weights "$(WEIGHTS)" $(RESULTS)
+
+bench: setup    ## measure the kernels beside their peers (see docs/speed.md): make bench [PHOTOS=DIR]
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
+	$(BIN)/python -m benchmarks.speed $(if $(PHOTOS),--photos "$(PHOTOS)") $(BENCH)
 
 clean:          ## remove what can be made again, but no runs
 	rm -rf $(VENV) build demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
