@@ -67,11 +67,11 @@ def test_other_options_are_other_results_and_the_folder_shows_the_latest(work, t
     assert shown == high._path(high.key_of(name)).read_bytes()
 
 
-def test_threads_and_one_thread_give_the_same(work, toy):
+def test_a_stage_of_another_name_finds_the_results(work, toy):
     one = work.each("one", brightness, toy.train, above=90)
-    many = work.each("many", brightness, toy.train, above=90, workers=3)
-    assert one.key == many.key
-    assert len(CALLS) == len(toy.train)  # the second stage found the results of the first
+    other = work.each("other", brightness, toy.train, above=90)
+    assert one.key == other.key
+    assert len(CALLS) == len(toy.train)
 
 
 def test_a_change_of_one_image_recomputes_that_image(work, toy, tmp_path):
@@ -91,12 +91,12 @@ def test_a_stage_that_dies_goes_on_where_it_stopped(work, toy):
     with pytest.raises(RuntimeError, match="power"):
         work.each("zero", fails_at_the_fifth, toy.train)
     done = {path.name for path in (work.store / "objects").rglob("*.png")}
-    assert len(done) == 4
+    assert 4 <= len(done) < len(toy.train)  # what others had begun may be finished
     assert not [path for path in work.store.rglob(".*") if path.is_file()]  # nothing half-written stays
     CALLS.extend(["x"] * 10)  # the next call is not the fifth
     before = len(CALLS)
     work.each("zero", fails_at_the_fifth, toy.train)
-    assert len(CALLS) - before == len(toy.train) - 4
+    assert len(CALLS) - before == len(toy.train) - len(done)
 
 
 def test_stages_follow_their_inputs(work, toy):

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tagmask.nets.classifier import Classifier
+from tagmask.nets.folded import folded
 from tagmask.types import Activation, Photo
 
 EPSILON = 1e-5  # author code (psa, irn): a class whose map is all zero stays zero
@@ -90,13 +91,14 @@ def mask_out(classifier: Classifier, photo: Photo, *, window: int = 32, stride: 
     wanted = torch.tensor([tag - 1 for tag in tags], dtype=torch.long, device=image.device)
     mean = classifier.trunk.get_buffer("mean").reshape(3, 1, 1)
     with torch.no_grad():
-        whole = classifier(image)[0, wanted]  # (K,)
+        quick = folded(classifier)
+        whole = quick(image)[0, wanted]  # (K,)
         for start in range(0, len(windows), batch) if tags else ():
             part = windows[start : start + batch]
             painted = image.repeat(len(part), 1, 1, 1)
             for copy, (top, left) in zip(painted, part, strict=True):
                 copy[:, top : top + window, left : left + window] = mean
-            drops = (whole - classifier(painted)[:, wanted]).float().cpu()  # (B, K)
+            drops = (whole - quick(painted)[:, wanted]).float().cpu()  # (B, K)
             for drop, (top, left) in zip(drops, part, strict=True):
                 total[:, top : top + window, left : left + window] += drop[:, None, None]
                 seen[top : top + window, left : left + window] += 1
@@ -106,7 +108,7 @@ def mask_out(classifier: Classifier, photo: Photo, *, window: int = 32, stride: 
 def predicted_tags(classifier: Classifier, photo: Photo) -> tuple[int, ...]:
     """Return the tags whose probability is over one half."""
     with torch.no_grad():
-        logits = classifier(_image(photo, 1.0, classifier))[0]  # (C-1,)
+        logits = folded(classifier)(_image(photo, 1.0, classifier))[0]  # (C-1,)
     return tuple(int(index) + 1 for index in (logits > 0).nonzero().flatten())
 
 
@@ -118,7 +120,7 @@ def raw_maps(classifier: Classifier, pixels: NDArray[np.uint8], classes: Sequenc
 
 def _maps(classifier: Classifier, image: Tensor) -> Tensor:
     with torch.no_grad():
-        return classifier.maps(image)[0].float()  # (C-1, h, w)
+        return folded(classifier).maps(image)[0].float()  # (C-1, h, w)
 
 
 def _image(photo: Photo, scale: float, classifier: Classifier) -> Tensor:

@@ -1,40 +1,33 @@
-"""Images worked on by threads, in order, with a few read ahead and never more than that in memory."""
+"""Images worked on by threads, in order, with a few under way and never more than that in memory."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-AHEAD = 4  # images read ahead of the computation  # ours
+import torch
+
+MOST_WORKERS = 8  # images in memory at a time; more than a GPU needs to be kept busy  # ours
 
 
-def computed(
-    names: list[str], load: Callable[[str], list[Any]], compute: Callable[[list[Any], str], None], workers: int
-) -> Iterator[str]:
-    """Yield each name once its value is on disk: one thread reads ahead, or ``workers`` threads do all of it."""
-    if workers == 1:
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            for name, arguments in zip(names, _ahead(pool, load, names, AHEAD), strict=True):
-                compute(arguments, name)
+def computed(names: list[str], compute: Callable[[str], Any]) -> Iterator[str]:
+    """Yield each name once ``compute(name)`` is done; as many images at a time as torch has threads.
+
+    One thread an image beats all threads on one image: nothing waits for the slowest part of each layer, and reading,
+    resizing and writing of one image go on beside the network on another. What is computed must release the GIL.
+    """
+    threads = torch.get_num_threads()
+    workers = min(MOST_WORKERS, threads)
+    pending: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+        try:
+            for done, name in enumerate(names):
+                pending.extend(pool.submit(compute, ahead) for ahead in names[done + len(pending) : done + 2 * workers])
+                pending.popleft().result()
                 yield name
-    else:
-        with ThreadPoolExecutor(max_workers=workers) as pool:
-            both = _ahead(pool, lambda name: compute(load(name), name), names, 2 * workers)
-            for name, _ in zip(names, both, strict=True):
-                yield name
-
-
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[str], Any], names: list[str], ahead: int) -> Iterator[Any]:
-    pending: deque[Any] = deque()
-    try:
-        for name in names:
-            pending.append(pool.submit(function, name))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
+        finally:
+            for future in pending:
+                future.cancel()
+            torch.set_num_threads(threads)  # what a worker says holds for part of torch's libraries everywhere

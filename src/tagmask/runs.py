@@ -158,7 +158,7 @@ def finish(data: Dataset, work: Work, outcome: Outcome) -> PerImage[LabelMap] | 
     work.each("masks", fit_to_photo, masks, Sizes([sample for sample in data.samples if sample.name in masks]))
     if not data.val:
         return None
-    return work.each("predictions", predict_labels, outcome.segmenter, data.val, workers=2, **outcome.predict)
+    return work.each("predictions", predict_labels, outcome.segmenter, data.val, **outcome.predict)
 
 
 def choose_device(wanted: str) -> str:

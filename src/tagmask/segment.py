@@ -18,6 +18,7 @@ from tagmask.fit import Schedule, fit
 from tagmask.label import resized_labels, restrict_to_tags
 from tagmask.losses import pixel_cross_entropy
 from tagmask.nets.backbones import Backbone
+from tagmask.nets.folded import folded
 from tagmask.nets.segmenter import Segmenter, build_segmenter
 from tagmask.refine.batch import mean_field_batch
 from tagmask.refine.crf import CrfOptions, mean_field, unary_from_probabilities
@@ -174,7 +175,7 @@ def fit_to_photo(labels: LabelMap, size: tuple[int, int]) -> LabelMap:
 def _whole(segmenter: Segmenter, pixels: NDArray[np.uint8], scales: Sequence[float], flip: bool) -> NDArray[np.float32]:
     """Predict one photo or tile as a whole: float32 (C, H, W)."""
     size = pixels.shape[:2]
-    device = next(segmenter.parameters()).device
+    network, device = folded(segmenter), next(segmenter.parameters()).device
     total = torch.zeros(1, segmenter.classes, *size, device=device)
     with torch.no_grad():
         for scale in scales:
@@ -183,7 +184,7 @@ def _whole(segmenter: Segmenter, pixels: NDArray[np.uint8], scales: Sequence[flo
             image = torch.from_numpy(np.array(scaled)).to(device).float().div(255)
             image = image.contiguous(memory_format=torch.channels_last)
             for mirrored in (False, True) if flip else (False,):
-                scores = segmenter(image.flip(3) if mirrored else image).float()  # (1, C, h, w)
+                scores = network(image.flip(3) if mirrored else image).float()  # (1, C, h, w)
                 total += _to_size(scores.flip(3) if mirrored else scores, size).softmax(dim=1)
     return (total[0] / (len(scales) * (2 if flip else 1))).cpu().numpy()
 

@@ -128,13 +128,11 @@ class Work:
             write_json(temporary / "cost.json", {"seconds": meter.seconds + spent["seconds"], "peak_mb": peak})
         shutil.rmtree(partial)
 
-    def each(
-        self, name: str, function: Callable[..., Value], *inputs: Any, workers: int = 1, **options: Any
-    ) -> Results[Value]:
+    def each(self, name: str, function: Callable[..., Value], *inputs: Any, **options: Any) -> Results[Value]:
         """Return ``function(*inputs, **options)`` for every image, computing only what is not on disk.
 
         Inputs that hold one value an image (samples, photos, earlier results) are passed value by value, others as they
-        are. ``workers`` threads share the images; ask for more than one where the function releases the GIL.
+        are. Threads share the images, so the function must not change what it shares with others.
         """
         inputs = tuple(self._collection(value) for value in inputs)
         kind = _returns(function)
@@ -148,16 +146,14 @@ class Work:
         keys = {n: digest([stage, [value.key_of(n) for value in per_image]]) for n in names}
         missing = [n for n in names if not self._object(keys[n], suffix).exists()]
 
-        def load(image: str) -> list[Any]:
-            return [value[image] if isinstance(value, PerImage) else value for value in inputs]
-
-        def compute(arguments: list[Any], image: str) -> None:
+        def compute(image: str) -> None:
+            arguments = (value[image] if isinstance(value, PerImage) else value for value in inputs)
             value = function(*arguments, **options)
             with whole(self._object(keys[image], suffix)) as temporary:
                 KINDS[kind][1](temporary, value)
 
         if missing:
-            self._compute_each(name, names, missing, keys, load, compute, workers)
+            self._compute_each(name, names, missing, keys, compute)
         spent = self._ledger(name).total(keys.values())
         reused = len(names) - len(missing)
         self.costs.append(StageCost(name, len(names), len(missing), reused, *spent))
@@ -171,15 +167,13 @@ class Work:
         names: list[str],
         missing: list[str],
         keys: dict[str, str],
-        load: Callable[[str], list[Any]],
-        compute: Callable[[list[Any], str], None],
-        workers: int,
+        compute: Callable[[str], None],
     ) -> None:
         ledger = self._ledger(name)
         done = len(names) - len(missing)
         with Meter() as meter, self.narrator.stage(name, len(names), done) as counter, ledger.open():
             before = 0.0
-            for image in computed(missing, load, compute, workers):
+            for image in computed(missing, compute):
                 now = meter.seconds
                 ledger.add(keys[image], now - before, meter.look())
                 before = now

@@ -74,8 +74,8 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         "activation", multi_scale_cam, classifier, data.train, scales=options.scales, flip=options.flip
     )
     chosen = work.once("threshold", choose_threshold, data.train, activation, fixed=options.threshold)
-    seeds = work.each("seeds", threshold_labels, activation, chosen["threshold"], workers=2)
-    masks = work.each("sharpened", sharpen, seeds, data.train, crf=IRN_CRF, confidence=options.confidence, workers=2)
+    seeds = work.each("seeds", threshold_labels, activation, chosen["threshold"])
+    masks = work.each("sharpened", sharpen, seeds, data.train, crf=IRN_CRF, confidence=options.confidence)
     steps = {"thresholded activation": seeds, "after the CRF": masks}
 
     for turn in range(1, options.rounds + 1):

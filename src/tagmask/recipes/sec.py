@@ -44,9 +44,7 @@ class Options:
     cue_convs: int = 2  # 3x3 convolutions of the foreground network before its pooling; author code
     cue_hidden: int = 1024  # width of the background network's fully connected layers, 0 for none; author code
     one_cue_network: bool = False  # take both kinds of cue from the foreground network, in half the time; ours
-    fraction: float = (
-        0.2  # foreground cue: above this share of the activation's maximum, 0 = find it without masks; paper
-    )
+    fraction: float = 0.2  # foreground cue: above this share of the maximum, 0 = find it without masks; paper
     quantile: float = 0.10  # background cue: below this quantile of the gradient saliency; author code
     segmenter: str = "deeplab-v1"  # deeplab-v1, deeplab-v2 or deeplab-v3; paper (LargeFOV)
     width: int = 1024  # channels of the segmenter's and of the cue networks' heads; paper
@@ -85,7 +83,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         segmenter=options.segmenter, classes=classes, size=square, width=options.width, weights=weights,
         schedule=replace(schedule, epochs=options.epochs, rate=options.rate, policy=options.policy), seed=work.seed,
     )  # fmt: skip
-    masks = work.each("relabelled", predict_labels, segmenter, data.train, use_tags=True, workers=2, **looks)
+    masks = work.each("relabelled", predict_labels, segmenter, data.train, use_tags=True, **looks)
     return Outcome(masks=masks, segmenter=segmenter, activation=activation, seeds=cues, threshold=chosen, predict=looks)
 
 
