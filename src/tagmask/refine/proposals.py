@@ -22,8 +22,8 @@ def selective_search(
     """Return boxes int32 (n, 4) as x0, y0, x1, y1 (the ends excluded) of an RGB image uint8 (H, W, 3), the largest first.
 
     Boxes with a side below ``smallest`` pixels are left out, then all but the ``most`` largest; the whole image is always
-    among them. The paper draws the ranks at random; the size is the same in every run. ``quality`` looks at more colour spaces and takes some five times as long. Raises ``OptionError`` for
-    less than one pixel or box.
+    among them. The paper draws the ranks at random; the size is the same in every run. ``quality`` looks at more colour
+    spaces and takes some five times as long. Raises ``OptionError`` for less than one pixel or box.
     """
     if smallest < 1 or most < 1:
         raise OptionError(f"selective search needs smallest >= 1 and most >= 1, got {smallest} and {most}.")
