@@ -11,13 +11,26 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from benchmarks.speed import Case
 from PIL import Image, ImageOps
 from tests.refine.test_crf_peer import energies
 from tests.refine.test_crf_peer import peer as pydensecrf
+from tests.refine.test_grow import queue
+from torch.nn import functional
 
+from tagmask.activate import multi_scale_cam
+from tagmask.ahead import computed
 from tagmask.data.toy import draw_scene
-from tagmask.refine.crf import FAST_CRF, PSA_CRF, mean_field
+from tagmask.nets.backbones import Backbone, build_backbone
+from tagmask.nets.classifier import Classifier
+from tagmask.nets.segmenter import build_segmenter
+from tagmask.refine.crf import FAST_CRF, PSA_CRF, SEC_TRAIN_CRF, mean_field
+from tagmask.refine.exact import mean_field_exact
+from tagmask.refine.grow import grow
+from tagmask.refine.superpixels import felzenszwalb, slic
+from tagmask.refine.walk import Transition, half_disc, overlap, transition, walk
+from tagmask.types import Photo
 
 SIZE = (375, 500)
 FOLDER = 100  # photos
@@ -80,7 +93,7 @@ def folder(photos: Path | None) -> Iterator[Case]:
             "dense CRF", what, f"{cores} processes of pydensecrf2 with {classes} classes",
             partial(on_threads, partial(mean_field, fewer), images, cores),
             partial(on_processes, partial(_peer_labels, unary), images, cores),
-            threads=cores, weigh=False,
+            threads=cores, weigh=False, most_rounds=3,
         )  # fmt: skip
 
 
@@ -100,4 +113,140 @@ def on_processes(function: Callable, images: Sequence, workers: int) -> int:
         return sum(pool.map(function, images, chunksize=5))
 
 
-CASES = {"crf": crf, "folder": folder}
+def growing(photos: Path | None) -> Iterator[Case]:
+    """Seeded region growing against the queue, both with four classes present."""
+    rng = np.random.default_rng(0)
+    rough = rng.random((21, SIZE[0] // 25, SIZE[1] // 25)).astype(np.float32)
+    smooth = np.stack([cv2.resize(src=plane, dsize=SIZE[::-1], interpolation=cv2.INTER_LINEAR) for plane in rough]) ** 8
+    probabilities = (smooth / smooth.sum(axis=0)).astype(np.float32)
+    tags, limits = (3, 8, 15), {"background": 0.3, "foreground": 0.3}
+    cues = np.where(rng.random(SIZE) < 0.01, rng.choice([0, *tags], SIZE), 255).astype(np.uint8)
+    yield Case(
+        "region growing", "500x375, 4 of 21 classes", "queue in Python",
+        partial(grow, cues, probabilities, tags, **limits), partial(queue, cues, probabilities, tags, **limits),
+        lambda ours, theirs: (None, float((ours == theirs).mean())), most_rounds=3,
+    )  # fmt: skip
+
+
+def walking(photos: Path | None) -> Iterator[Case]:
+    """The random walk against squaring the dense matrix eight times, which is what the published code does."""
+    large, small = (94, 125), (47, 63)
+    problems = [random_walk(*size) for size in (large, small)]
+    (maps, step), (few, short) = problems
+    stretch = (np.prod(large) / np.prod(small)) ** 3
+    yield Case(
+        "random walk", "94x125, radius 5, 256 steps, 3 maps", "dense matrix squared 8 times",
+        partial(walk, maps, step), partial(dense_walk, few, short),
+        lambda ours, theirs: (float(np.abs(walk(few, short) - theirs).max()), None),
+        times_peer=float(stretch), most_rounds=3,
+        note="the peer ran at 47x63: its time is multiplied by the cube of the ratio of cells, its MB are as measured "
+        "and grow with the square; the difference is that at 47x63",
+    )  # fmt: skip
+
+
+def random_walk(height: int, width: int) -> tuple[np.ndarray, Transition]:
+    """Return three maps and a step of radius 5 with beta 10."""
+    rng = np.random.default_rng(0)
+    offsets = half_disc(5)
+    affinity = rng.random((len(offsets), height, width)).astype(np.float32)
+    return rng.random((3, height, width)).astype(np.float32), transition(affinity, offsets, beta=10)
+
+
+def dense_walk(maps: np.ndarray, step: Transition) -> np.ndarray:
+    """Walk 256 steps with the matrix as a whole."""
+    height, width = maps.shape[1:]
+    cells = np.arange(height * width).reshape(height, width)
+    matrix = np.zeros((cells.size, cells.size), dtype=np.float32)  # source by target
+    for plane, offset in zip(step.weights, step.offsets, strict=True):
+        here, there = overlap(offset, (height, width))
+        matrix[cells[there], cells[here]] = plane[here]
+    for _ in range(8):
+        matrix = matrix @ matrix
+    return (maps.reshape(len(maps), -1) @ matrix).reshape(maps.shape)
+
+
+def activation(photos: Path | None) -> Iterator[Case]:
+    """Multi-scale CAM of a folder: folded, one photo a thread, against photo after photo on all threads."""
+    torch.manual_seed(0)
+    trunk = build_backbone(Backbone("mobilenetv2_100", weights="none", output_stride=16))
+    classifier = Classifier(trunk, classes=20).eval()
+    images = {str(i): Photo(str(i), image, (1, 5)) for i, image in enumerate(pictures(photos, 24))}
+    yield Case(
+        "multi-scale CAM", "24 photos 500x375, MobileNetV2, scales 0.5 1 1.5 2, flip", "plain serial float32",
+        partial(cam_on_threads, classifier, images), partial(cam_serial, classifier, images),
+        lambda ours, theirs: (max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True)), None),
+        threads=torch.get_num_threads(), weigh=False, most_rounds=3,
+    )  # fmt: skip
+
+
+def cam_on_threads(classifier: Classifier, images: dict[str, Photo]) -> list[np.ndarray]:
+    """Compute the maps as a stage of a run does."""
+    found: dict[str, np.ndarray] = {}
+    for _ in computed(list(images), lambda name: found.update({name: multi_scale_cam(classifier, images[name]).maps})):
+        pass
+    return [found[name] for name in images]
+
+
+@torch.no_grad()
+def cam_serial(classifier: Classifier, images: dict[str, Photo]) -> list[np.ndarray]:
+    """Compute the maps the plain way."""
+    results = []
+    for photo in images.values():
+        wanted = [tag - 1 for tag in photo.tags or ()]
+        total = torch.zeros(1, len(wanted), *photo.size)
+        for scale in (0.5, 1.0, 1.5, 2.0):
+            height, width = (round(side * scale) for side in photo.size)
+            pixels = np.asarray(Image.fromarray(photo.pixels).resize((width, height), Image.Resampling.BICUBIC))
+            image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255
+            for mirrored in (False, True):
+                maps = classifier.maps(image.flip(3) if mirrored else image)[:, wanted].relu()
+                maps = maps.flip(3) if mirrored else maps
+                total += functional.interpolate(maps, size=photo.size, mode="bilinear", align_corners=False)
+        results.append((total / (total.amax(dim=(2, 3), keepdim=True) + 1e-5))[0].numpy())
+    return results
+
+
+def training_crf(photos: Path | None) -> Iterator[Case]:
+    """SEC's CRF on the 41x41 grid beside the rest of a training step: 4 and more is under a fifth of the step."""
+    torch.manual_seed(0)
+    backbone = Backbone("mobilenetv2_100", weights="none", output_stride=8, norm="frozen", freeze=2)
+    network = build_segmenter("deeplab-v1", backbone, 21, width=1024).train()
+    images, small = torch.rand(15, 3, 321, 321), 255 * torch.rand(15, 41, 41, 3)
+    scores = torch.randn(15, 21, 41, 41)
+
+    def step() -> None:
+        network(images).logsumexp(dim=1).mean().backward()
+
+    yield Case(
+        "SEC's CRF in training", "15 photos, 41x41, 21 classes", "forward and backward of MobileNetV2 LargeFOV at stride 8",
+        partial(mean_field_exact, -scores, small, SEC_TRAIN_CRF), step,
+        threads=torch.get_num_threads(), weigh=False, most_rounds=3,
+        note="the peer is the rest of the training step; a ratio above 4 is less than a fifth of the step",
+    )  # fmt: skip
+
+
+def superpixels(photos: Path | None) -> Iterator[Case]:
+    """OpenCV's superpixels, as we call them, against scikit-image's."""
+    from skimage import segmentation
+
+    (image,) = pictures(photos, 1)
+    yield Case(
+        "superpixels", "SLIC, 500x375, 200 regions", "scikit-image",
+        partial(slic, image, regions=200), partial(segmentation.slic, image, n_segments=200), weigh=False,
+    )  # fmt: skip
+    yield Case(
+        "superpixels", "Felzenszwalb, 500x375", "scikit-image",
+        partial(felzenszwalb, image), partial(segmentation.felzenszwalb, image, scale=300, sigma=0.5, min_size=100),
+        weigh=False, note="two implementations: the regions differ",
+    )  # fmt: skip
+
+
+CASES = {
+    "crf": crf,
+    "folder": folder,
+    "grow": growing,
+    "walk": walking,
+    "cam": activation,
+    "training": training_crf,
+    "superpixels": superpixels,
+}

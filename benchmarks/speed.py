@@ -45,13 +45,14 @@ class Case:
     threads: int = 1
     times_peer: float = 1.0
     note: str = ""
+    most_rounds: int = 99
     weigh: bool = True  # measure memory too; not where a forked process could not go on (torch)
 
 
 def measure(case: Case, rounds: int) -> dict[str, Any]:
     """Run both sides in turns and return the row."""
     difference, agreement = case.agree(case.ours(), case.theirs())  # also warms up and compiles
-    pairs = [(seconds(case.ours), seconds(case.theirs) * case.times_peer) for _ in range(rounds)]
+    pairs = [(seconds(case.ours), seconds(case.theirs) * case.times_peer) for _ in range(min(rounds, case.most_rounds))]
     ratios = [theirs / ours for ours, theirs in pairs]
     return {
         "kernel": case.kernel,
