@@ -107,8 +107,7 @@ def main() -> None:
     for name in given.cases:
         try:
             cases: Iterator[Case] = CASES[name](given.photos)
-            for case in cases:
-                keep(machine() | measure(case, given.rounds))
+            drop_others([keep(machine() | measure(case, given.rounds)) for case in cases])
         except ImportError as missing:
             print(f"{name}: left out, {missing}; pip install 'tagmask[bench]'", file=sys.stderr)
         render()
@@ -120,14 +119,22 @@ def machine() -> dict[str, Any]:
     return {"commit": told.stdout.strip() or None, "cores": os.cpu_count()}
 
 
-def keep(row: dict[str, Any]) -> None:
-    """Put a row into docs/speed.json, in the place of an older one of the same kernel, case and peer."""
+def keep(row: dict[str, Any]) -> dict[str, Any]:
+    """Put a row into docs/speed.json, in the place of an older one of the same kernel, case and peer; return it."""
     path = ROOT / "docs" / "speed.json"
     rows = read_json(path) if path.exists() else []
     name = ("kernel", "case", "peer")
     rows = [other for other in rows if any(other[part] != row[part] for part in name)] + [row]
     write_json(path, sorted(rows, key=lambda row: [row[part] for part in name]))
     print(f"{row['kernel']}, {row['case']}: {row['ratio_median']} x {row['peer']}", flush=True)
+    return row
+
+
+def drop_others(measured: list[dict[str, Any]]) -> None:
+    """Remove rows of the kernels just measured whose cases are no more."""
+    path = ROOT / "docs" / "speed.json"
+    kernels = {row["kernel"] for row in measured}
+    write_json(path, [row for row in read_json(path) if row["kernel"] not in kernels or row in measured])
 
 
 def render() -> None:

@@ -13,7 +13,7 @@ from scipy import ndimage
 from tagmask.errors import OptionError
 from tagmask.refine.grow import grow
 
-LIMITS = {"background": 0.6, "foreground": 0.4}
+LIMITS = {"background": 0.625, "foreground": 0.375}
 
 
 def sure_labels(cues, probabilities, tags, background, foreground, override):
@@ -61,7 +61,7 @@ def problem(height, width, classes, seed):
     rng = np.random.default_rng(seed)
     rough = rng.random((classes, height, width)).astype(np.float32)
     smooth = ndimage.uniform_filter(rough, size=(1, 3, 3)) ** 4
-    probabilities = (smooth / smooth.sum(axis=0)).astype(np.float32)
+    probabilities = np.round(16 * smooth / smooth.sum(axis=0)).astype(np.float32) / 16  # ties, also with the limits
     cues = np.where(rng.random((height, width)) < 0.15, rng.integers(0, classes, (height, width)), 255).astype(np.uint8)
     tags = [k for k in range(1, classes) if rng.random() < 0.7]
     return cues, probabilities, tags

@@ -19,6 +19,7 @@ PRESETS = {
     "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
 SMALLEST = 32  # pixels a side below which frames are padded  # ours
+MOST_PLANES = 128  # that OpenCV 5 moves at once; more it drops without a word  # measured
 
 
 def optical_flow(first: NDArray[np.uint8], second: NDArray[np.uint8], preset: str = "medium") -> NDArray[np.float32]:
@@ -43,14 +44,18 @@ def optical_flow(first: NDArray[np.uint8], second: NDArray[np.uint8], preset: st
 def warp(values: NDArray[Any], flow: NDArray[np.float32], *, nearest: bool = False) -> NDArray[Any]:
     """Return ``values`` (H, W) or (H, W, D) of the second frame as the first frame sees them, along its flow (H, W, 2).
 
-    Between pixels the values are interpolated, or with ``nearest`` taken from the nearest one (for labels); beyond the
-    border the border's are taken.
+    Between pixels the values, uint8 or float32 and D at most 128, are interpolated; with ``nearest`` those of the nearest
+    pixel are taken, of any type (labels). Beyond the border the border's are taken. Raises ``ValueError`` for what cannot
+    be interpolated.
     """
-    y, x = np.mgrid[: flow.shape[0], : flow.shape[1]].astype(np.float32)
-    method = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
-    return cv2.remap(
-        src=values, map1=x + flow[..., 0], map2=y + flow[..., 1], interpolation=method, borderMode=cv2.BORDER_REPLICATE
-    )
+    y, x = np.mgrid[: flow.shape[0], : flow.shape[1]].astype(np.float32) + np.moveaxis(flow[..., ::-1], 2, 0)
+    if nearest:
+        height, width = values.shape[:2]
+        return values[np.rint(y.clip(0, height - 1)).astype(np.intp), np.rint(x.clip(0, width - 1)).astype(np.intp)]
+    if values.dtype not in (np.uint8, np.float32) or values[0, 0].size > MOST_PLANES:
+        raise ValueError(f"expected uint8 or float32 (H, W, up to {MOST_PLANES}), got {values.dtype} {values.shape}")
+    moved = cv2.remap(src=values, map1=x, map2=y, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return moved.reshape(values.shape)  # OpenCV drops an axis of one
 
 
 def consistent(forward: NDArray[np.float32], backward: NDArray[np.float32], limit: float = 1.0) -> NDArray[np.bool_]:

@@ -6,7 +6,6 @@ Rother, Kolmogorov, Blake. GrabCut: Interactive Foreground Extraction using Iter
 from __future__ import annotations
 
 from enum import IntEnum
-from threading import Lock
 
 import cv2
 import numpy as np
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from tagmask.errors import OptionError
 
 FEWEST = 10  # pixels that each colour model needs  # ours
-_lock = Lock()  # OpenCV's random numbers are one for all threads
 
 
 class Guess(IntEnum):
@@ -33,8 +31,8 @@ def grabcut(
     """Return the object, bool (H, W), of an RGB image uint8 (H, W, 3) with a ``Guess`` a pixel, uint8 (H, W).
 
     Where there are less than ten pixels of either side, one colour only, or OpenCV gives up, the guesses stand. The result
-    is the same in every thread and call. Raises ``ValueError`` for guesses that do not fit, ``OptionError`` for less than
-    one iteration.
+    is the same in every thread and call, and the interpreter lock is released; the thread's random numbers of OpenCV start
+    anew from ``seed``. Raises ``ValueError`` for guesses that do not fit, ``OptionError`` for less than one iteration.
     """
     if guesses.dtype != np.uint8 or guesses.shape != pixels.shape[:2] or guesses.max(initial=0) > max(Guess):
         raise ValueError(f"guesses must be uint8 {pixels.shape[:2]} in 0..3, got {guesses.dtype} {guesses.shape}")
@@ -46,15 +44,14 @@ def grabcut(
         return guessed
     cut = guesses.copy()
     models = np.zeros((2, 1, 65))
-    with _lock:
-        cv2.setRNGSeed(seed)
-        try:
-            cv2.grabCut(
-                img=np.ascontiguousarray(pixels[..., ::-1]), mask=cut, rect=(0, 0, 1, 1), bgdModel=models[0],
-                fgdModel=models[1], iterCount=iterations, mode=cv2.GC_INIT_WITH_MASK,
-            )  # fmt: skip
-        except cv2.error:  # a colour model without spread
-            return guessed
+    cv2.setRNGSeed(seed)  # OpenCV keeps one generator a thread, so threads cut side by side
+    try:
+        cv2.grabCut(
+            img=np.ascontiguousarray(pixels[..., ::-1]), mask=cut, rect=(0, 0, 1, 1), bgdModel=models[0],
+            fgdModel=models[1], iterCount=iterations, mode=cv2.GC_INIT_WITH_MASK,
+        )  # fmt: skip
+    except cv2.error:  # a colour model without spread
+        return guessed
     return np.isin(cut, (Guess.OBJECT, Guess.MAYBE_OBJECT))
 
 

@@ -27,11 +27,11 @@ def grow(
     """Return the grown cues, uint8 (H, W), 255 where nothing grew.
 
     ``cues`` uint8 (H, W) hold one class a pixel, 255 for none; ``probabilities`` float32 (C, H, W) in [0, 1]; ``tags`` are
-    ids 1..C-1. A pixel is confident of the likeliest class among the background and the tags where that exceeds the
-    class's threshold; it takes the class if a path of such pixels of that class, 8-connected, leads to a cue of it. Cues
-    never change, and those of other classes do not grow. With ``override_cues`` a pixel with a cue counts, for the paths,
-    as what the network is confident of (author code), else always as its cue (the paper's rule). Growing what has grown
-    changes nothing. The interpreter lock is released. Raises ``OptionError`` for a threshold outside [0, 1],
+    ids 1..C-1. A pixel is confident of the likeliest class among the background and the tags, the first of equals, where
+    that exceeds the class's threshold; it takes the class if a path of such pixels of that class, 8-connected, leads to a
+    cue of it. Cues never change, and those of other classes do not grow. With ``override_cues`` a pixel with a cue counts,
+    for the paths, as what the network is confident of (author code), else always as its cue (the paper's rule). Growing
+    what has grown changes nothing. The interpreter lock is released. Raises ``OptionError`` for a threshold outside [0, 1],
     ``ValueError`` for arrays or tags that do not fit.
     """
     classes = len(probabilities)
@@ -60,7 +60,7 @@ def _grow(
     height, width = cues.shape
     sure = np.full((height + 2, width + 2), UNKNOWN, dtype=np.uint8)  # a margin, so that no step leaves the array
     grown = np.full((height + 2, width + 2), UNKNOWN, dtype=np.uint8)
-    likeliest = np.empty(width, dtype=np.float32)
+    likeliest, labels = np.empty(width, dtype=np.float32), np.empty(width, dtype=np.int32)  # as wide: one vector loop
     grows = np.zeros(256, dtype=np.bool_)
     for k in present:
         grows[k] = True
@@ -68,13 +68,16 @@ def _grow(
     count, row_length = 0, width + 2
     for y in range(height):
         row = sure[y + 1, 1 : width + 1]
-        likeliest[:] = -1
+        likeliest[:], labels[:] = -1, UNKNOWN
         for i in range(len(present)):  # class by class: rows of a map are contiguous
-            values, limit, label = probabilities[present[i], y], limits[i], np.uint8(present[i])
+            values, limit, label = probabilities[present[i], y], limits[i], np.int32(present[i])
             for x in range(width):
-                better = values[x] > likeliest[x]
-                likeliest[x] = values[x] if better else likeliest[x]
-                row[x] = (label if values[x] > limit else np.uint8(UNKNOWN)) if better else row[x]
+                value, most = values[x], likeliest[x]
+                believed = label if value > limit else np.int32(UNKNOWN)
+                labels[x] = believed if value > most else labels[x]
+                likeliest[x] = value if value > most else most
+        for x in range(width):
+            row[x] = labels[x]
         for x in range(width):
             cue = cues[y, x]
             if cue != UNKNOWN:

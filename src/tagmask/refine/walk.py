@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from tagmask.errors import OptionError
+from tagmask.refine.lanes import fill, lanes, load, store
 from tagmask.refine.lattice import compiled
 
 NORMALISATIONS = ("column", "row")
+_ACROSS = lanes(32)  # ours: cells whose sums stay in registers, while their weights stay in the nearest cache
 
 
 def half_disc(radius: int) -> NDArray[np.int64]:
@@ -108,7 +110,7 @@ def overlap(offset: NDArray[np.integer], grid: tuple[int, ...]) -> tuple[tuple[s
     stops = [max(start, side - max(0, int(o))) for o, side, start in zip(offset, grid, starts, strict=True)]
     here = tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))
     there = tuple(slice(a + int(o), b + int(o)) for a, b, o in zip(starts, stops, offset, strict=True))
-    return here, there if all(s.start >= 0 for s in there) else here
+    return here, there
 
 
 def walk(maps: NDArray[np.floating], step: Transition, steps: int = 256) -> NDArray[np.float32]:
@@ -118,13 +120,19 @@ def walk(maps: NDArray[np.floating], step: Transition, steps: int = 256) -> NDAr
     for a negative number of steps, ``ValueError`` for maps of another grid.
     """
     _check(maps.shape, step, steps)
+    count, height, width = maps.shape
     reach = int(np.abs(step.offsets).max(initial=0))
-    padded = np.pad(np.asarray(maps, dtype=np.float32), ((0, 0), (reach, reach), (reach, reach)))
-    return _walk(padded, step.weights, step.offsets, reach, steps)
+    spare = -width % len(_ACROSS)  # columns of weight 0, which stay 0
+    weights = np.pad(step.weights.transpose(1, 0, 2), ((0, 0), (0, 0), (0, spare)))  # (h, 2P+1, w)
+    padded = np.pad(np.asarray(maps, dtype=np.float32), ((0, 0), (reach, reach), (reach, reach + spare)))
+    rows = (np.ascontiguousarray(array).reshape(-1, array.shape[2]) for array in (padded, weights))
+    walked = _walk(*rows, step.offsets, count, reach, steps, _ACROSS).reshape(padded.shape)
+    return walked[:, reach : reach + height, reach : reach + width].copy()
 
 
+@torch.no_grad()
 def walk_on_device(maps: Tensor, step: Transition, steps: int = 256) -> Tensor:
-    """Return what ``walk`` returns, for a tensor (K, h, w) on any device, up to the rounding of float32."""
+    """Return what ``walk`` returns, for a tensor (K, h, w) on any device, there, up to rounding, without a gradient."""
     _check(tuple(maps.shape), step, steps)
     height, width = maps.shape[1:]
     reach = int(np.abs(step.offsets).max(initial=0))
@@ -145,23 +153,31 @@ def _check(shape: tuple[int, ...], step: Transition, steps: int) -> None:
         raise OptionError(f"the random walk takes {steps} steps; expected 0 or more.")
 
 
-@compiled(fastmath={"contract", "reassoc"})
+@compiled()
 def _walk(
-    padded: NDArray[np.float32], weights: NDArray[np.float32], offsets: NDArray[np.int64], reach: int, steps: int
+    source: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    count: int,
+    reach: int,
+    steps: int,
+    across: tuple[np.float32, ...],
 ) -> NDArray[np.float32]:
-    """Walk maps with a margin (K, h + 2 reach, w + 2 reach), which is overwritten; return them without it."""
-    planes, height, width = weights.shape
-    source, target = padded, np.zeros_like(padded)
+    """Walk ``count`` maps with a margin of ``reach`` around each, the rows of all below each other; they are overwritten.
+
+    ``weights`` hold 2P+1 rows for each row of a map; their length is a multiple of the lanes. Sums run in float32.
+    """
+    planes, target = len(offsets), np.zeros_like(source)
+    height = len(weights) // planes
     for _ in range(steps):
         for y in range(height):
-            for k in range(len(padded)):
-                row = target[k, y + reach, reach : reach + width]
-                row[:] = 0
-                for p in range(planes):
-                    start = reach + offsets[p, 1]
-                    values = source[k, y + reach + offsets[p, 0], start : start + width]
-                    plane = weights[p, y]
-                    for x in range(width):
-                        row[x] += plane[x] * values[x]
+            for x in range(0, weights.shape[1], len(across)):
+                for k in range(count):
+                    row, column = k * (height + 2 * reach) + reach + y, reach + x
+                    total = fill(np.float32(0), across)
+                    for p in range(planes):
+                        values = load(source, row + offsets[p, 0], column + offsets[p, 1], across)
+                        total = total + load(weights, y * planes + p, x, across) * values
+                    store(target, row, column, total)
         source, target = target, source
-    return source[:, reach : reach + height, reach : reach + width].copy()
+    return source
