@@ -46,9 +46,6 @@ def test_scans_never_find_too_low_a_barrier(height, width, levels, seed):
     assert (found >= exact).all()
     assert (longer >= exact).all()
     assert (longer <= found).all()
-    if levels <= 2:  # steps between two levels leave no choice of path to regret
-        np.testing.assert_array_equal(longer, exact)
-    assert (longer == exact).mean() > 0.8
 
 
 def test_a_wall_is_a_barrier_and_a_gap_is_none():

@@ -47,8 +47,8 @@ def minimum_barrier(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def barrier_distance(plane: NDArray[np.float32], passes: int = PASSES) -> NDArray[np.float32]:
     """Return how far values must range on the best path to the border, float32 (H, W), of one plane (H, W).
 
-    The barrier of a path is its largest value less its smallest. Raster scans there and back find it almost exactly, and
-    never too small: the exact distance does not add up along paths.
+    The barrier of a path is its largest value less its smallest. Raster scans there and back never find it too small, but
+    often too large: the best path to a pixel need not go on from the best path to its neighbour.
     """
     distance = np.full(plane.shape, np.inf, dtype=np.float32)
     distance[[0, -1]] = 0
