@@ -68,7 +68,7 @@ def test_help_explains_every_flag(words, capsys):
         (["run", "cam", "TOY", "--out", "OUT", "--weights", "no.pth", *QUICK[:2]], "no.pth"),
         (["run", "cam", "TOY", "--out", "OUT", "--device", "tpu", *QUICK], "device"),
         (["run", "full", "TOY", "--out", "OUT", "--segmenter", "deeplab-v4", *QUICK], "did you mean 'deeplab-v"),
-        (["run", "cam", "TOY", "--out", "OUT", *QUICK, "--rounds", "0"], "rounds is 0; expected 1 or more"),
+        (["run", "cam", "TOY", "--out", "OUT", *QUICK, "--rounds", "0"], "rounds is 0; expected a positive number, 1 or more"),
         (["run", "cam", "TOY", "--out", "OUT", *QUICK, "--crop", "0"], "crop is 0; expected a positive number"),
         (["run", "cam", "TOY", "--out", "OUT", *QUICK, "--scales", "-1"], "scales is (-1.0,); expected no negative number"),
         (["run", "full", "TOY", "--out", "OUT", *QUICK, "--batch", "1"], "batch"),

@@ -29,7 +29,14 @@ from tagmask.work import Work
 LONGEST = 640  # pixels: the working size of larger photos; VOC's photos, on which every paper works, have 500  # ours
 
 
-SIZES = ("crop", "tag_crop", "size", "width", "batch")  # options that cannot be 0, in whatever recipe has them
+SIZES = (
+    "crop",
+    "tag_crop",
+    "size",
+    "width",
+    "batch",
+    "rounds",
+)  # options that cannot be 0, in whatever recipe has them
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ def known_options(method: str, options: type[Any], changes: dict[str, Any]) -> d
         if any(isinstance(number, int | float) and number < 0 for number in numbers):
             raise OptionError(f"{name} is {value}; expected no negative number.")
         if (name in SIZES and value < 1) or value == ():
-            raise OptionError(f"{name} is {value}; expected a positive number.")
+            raise OptionError(f"{name} is {value}; expected a positive number, 1 or more.")
     return changes
 
 

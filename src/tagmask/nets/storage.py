@@ -21,27 +21,36 @@ from tagmask.nets.segmenter import Segmenter, build_segmenter
 
 FORMAT = 1
 DESCRIPTION, NUMBERS = "model.json", "model.safetensors"
-KINDS = ("classifier", "segmenter")
+# What can be kept. Each has a ``trunk``, the ``options`` of its constructor, JSON-able, and where it has such, ``classes``.
+NETWORKS: dict[str, type[nn.Module]] = {
+    "classifier": Classifier,
+    "segmenter": Segmenter,
+}
 WHAT_TO_DO = "run again the command that made it, or give another folder."
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
-    """Return what rebuilds a Classifier or Segmenter without its pretrained weights: plain values, fit for JSON.
+    """Return what rebuilds one of ``NETWORKS`` without its pretrained weights: plain values, fit for JSON.
 
-    Keys: ``format``, ``kind``, ``name``, ``classes`` (C-1 tags of a classifier, C of a segmenter), ``options`` of the
-    head, and ``backbone`` with the norm, mean, std and pad_type in force. Of a weights file only the name is kept.
+    Keys: ``format``, ``kind``, ``name``, ``classes`` (C-1 tags of a classifier, C of a segmenter, None where there are
+    none), ``options`` of the constructor, and ``backbone`` with the norm, mean, std and pad_type in force. Of a weights
+    file only the name is kept.
     """
-    if not isinstance(module, (Classifier, Segmenter)):
-        raise ValueError(f"expected a Classifier or a Segmenter, got {type(module).__name__}")
-    backbone = asdict(module.trunk.description)
+    kinds = [kind for kind, network in NETWORKS.items() if type(module) is network]
+    if not kinds:
+        raise ValueError(
+            f"expected one of {', '.join(n.__name__ for n in NETWORKS.values())}, got {type(module).__name__}"
+        )
+    kept: Any = module
+    backbone = asdict(kept.trunk.description)
     backbone["weights"] = Path(backbone["weights"]).name
     backbone |= {"mean": list(backbone["mean"]), "std": list(backbone["std"])}
     return {
         "format": FORMAT,
-        "kind": "segmenter" if isinstance(module, Segmenter) else "classifier",
-        "name": module.name if isinstance(module, Segmenter) else "classifier",
-        "classes": module.classes,
-        "options": dict(module.options),
+        "kind": kinds[0],
+        "name": kept.name if isinstance(module, Segmenter) else kinds[0],
+        "classes": getattr(kept, "classes", None),
+        "options": dict(kept.options),
         "backbone": backbone,
     }
 
@@ -61,7 +70,7 @@ def save_network(module: nn.Module, folder: Path, extra: Mapping[str, Any] | Non
     write_json(folder / DESCRIPTION, description)  # last: with its digest it vouches for the numbers
 
 
-def load_network(folder: Path, device: str | torch.device = "cpu") -> Classifier | Segmenter:
+def load_network(folder: Path, device: str | torch.device = "cpu") -> nn.Module:
     """Rebuild the network saved in ``folder``, in evaluation mode; needs no network and no pretrained weights.
 
     Raises RunError when a file is missing, damaged, of another format or does not belong to the other.
@@ -93,7 +102,7 @@ def _description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunError(f"{path}: missing, so this folder holds no network; {WHAT_TO_DO}")
     description = read_json(path)
-    if not isinstance(description, dict) or description.get("kind") not in KINDS:
+    if not isinstance(description, dict) or description.get("kind") not in NETWORKS:
         raise RunError(f"{path}: not the description of a network; {WHAT_TO_DO}")
     if description.get("format") != FORMAT:
         found = description.get("format")
@@ -101,10 +110,13 @@ def _description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def _rebuild(description: Mapping[str, Any]) -> Classifier | Segmenter:
+def _rebuild(description: Mapping[str, Any]) -> nn.Module:
     fields = dict(description["backbone"])
     fields |= {"weights": "none", "mean": tuple(fields["mean"]), "std": tuple(fields["std"])}
-    backbone, classes, options = Backbone(**fields), description["classes"], description["options"]
-    if description["kind"] == "segmenter":
+    backbone, classes, options = Backbone(**fields), description["classes"], dict(description["options"])
+    network = NETWORKS[description["kind"]]
+    if network is Segmenter:
         return build_segmenter(description["name"], backbone, classes, **options)
-    return Classifier(build_backbone(backbone), classes, **options)
+    if classes is not None:
+        options["classes"] = classes
+    return network(build_backbone(backbone), **options)

@@ -9,17 +9,15 @@ Expect              the row `cam` of docs/results.md
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from tagmask.activate import multi_scale_cam
 from tagmask.classify import fit_classifier
-from tagmask.errors import OptionError
 from tagmask.fit import Schedule
 from tagmask.label import threshold_labels
 from tagmask.outcome import Outcome
-from tagmask.refine.crf import IRN_CRF, PSA_CRF
+from tagmask.refine.crf import IRN_CRF
 from tagmask.refine.sharpen import sharpen
-from tagmask.segment import fit_segmenter, predict_labels
+from tagmask.retrain import retrain
 from tagmask.threshold import choose_threshold
 from tagmask.types import Dataset
 from tagmask.work import Work
@@ -51,20 +49,12 @@ class Options:
     test_flip: bool = False  # let the segmenter look at the mirror image too; ours
     test_crf: bool = False  # sharpen the segmenter's predictions with a CRF; ours (the paper of DeepLab v3 has none)
 
-    def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise OptionError(f"rounds is {self.rounds}; expected 1 or more.")
-
 
 def run(data: Dataset, work: Work, options: Options) -> Outcome:
     """Classify, activate, choose a threshold, sharpen, segment; then segment once more from the network's own masks."""
     classes, seed = len(data.classes), work.seed
     tag_schedule = Schedule(options.tag_epochs, options.batch, options.tag_rate, weight_decay=1e-4)  # author code (irn)
-    schedule = Schedule(options.epochs, options.batch, options.rate, head_rate=options.head_rate)
     backbone = replace(work.backbone, output_stride=options.output_stride)
-    looks: dict[str, Any] = {"scales": options.test_scales, "flip": options.test_flip}
-    if options.test_crf:
-        looks["crf"] = PSA_CRF
 
     classifier = work.once(
         "classifier", fit_classifier, data.train, backbone,
@@ -76,16 +66,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     chosen = work.once("threshold", choose_threshold, data.train, activation, fixed=options.threshold)
     seeds = work.each("seeds", threshold_labels, activation, chosen["threshold"])
     masks = work.each("sharpened", sharpen, seeds, data.train, crf=IRN_CRF, confidence=options.confidence)
-    steps = {"thresholded activation": seeds, "after the CRF": masks}
-
-    for turn in range(1, options.rounds + 1):
-        segmenter = work.once(
-            f"segmenter-{turn}", fit_segmenter, data.train, masks, backbone,
-            segmenter=options.segmenter, classes=classes, crop=options.crop, scales=options.zoom, width=options.width,
-            schedule=schedule, seed=seed,
-        )  # fmt: skip
-        masks = work.each(f"relabelled-{turn}", predict_labels, segmenter, data.train, use_tags=True, **looks)
-        steps[f"after segmenter {turn}"] = masks
+    end = retrain(work, data, masks, options)
 
     plain = work.each(
         "val-activation", multi_scale_cam, classifier, data.val,
@@ -93,6 +74,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     )  # fmt: skip
     val_steps = {"thresholded activation": work.each("val-thresholded", threshold_labels, plain, chosen["threshold"])}
     return Outcome(
-        masks=masks, segmenter=segmenter, activation=activation, seeds=seeds,
-        threshold=chosen, steps=steps, val_steps=val_steps, predict=looks,
+        masks=end.masks, segmenter=end.segmenter, activation=activation, seeds=seeds, threshold=chosen,
+        steps={"thresholded activation": seeds, "after the CRF": masks, **end.steps}, val_steps=val_steps,
+        predict=end.predict,
     )  # fmt: skip

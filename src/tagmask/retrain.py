@@ -1,0 +1,56 @@
+"""The end that most recipes share: a segmentation network learns from the masks, and makes better ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tagmask.data.photos import PerImage
+from tagmask.fit import Schedule
+from tagmask.nets.segmenter import Segmenter
+from tagmask.refine.crf import PSA_CRF
+from tagmask.segment import fit_segmenter, predict_labels
+from tagmask.types import Dataset, LabelMap, Sample
+from tagmask.work import Work
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """The last network, the masks it gives the training photos, those of every round, and how it looks at photos."""
+
+    segmenter: Segmenter
+    masks: PerImage[LabelMap]
+    steps: dict[str, PerImage[LabelMap]]
+    predict: dict[str, Any]
+
+
+def retrain(
+    work: Work,
+    data: Dataset,
+    masks: PerImage[LabelMap],
+    options: Any,
+    *,
+    learn_from: Sequence[Sample] | None = None,
+) -> Retrained:
+    """Train ``options.rounds`` networks in turn, each on the masks that the one before gave the training photos.
+
+    The first learns from ``masks``, which must hold every photo of ``learn_from`` (default: all training photos).
+    Read of ``options``, a recipe's: ``segmenter output_stride width epochs rate head_rate crop zoom batch rounds
+    test_scales test_flip test_crf`` (see ``cam``). ``runs.known_options`` refuses less than one round.
+    """
+    looks: dict[str, Any] = {"scales": options.test_scales, "flip": options.test_flip}
+    if options.test_crf:
+        looks["crf"] = PSA_CRF
+    samples = tuple(data.train if learn_from is None else learn_from)
+    steps: dict[str, PerImage[LabelMap]] = {}
+    for turn in range(1, options.rounds + 1):
+        segmenter = work.once(
+            f"segmenter-{turn}", fit_segmenter, samples, masks, replace(work.backbone, output_stride=options.output_stride),
+            segmenter=options.segmenter, classes=len(data.classes), crop=options.crop, scales=options.zoom,
+            width=options.width, seed=work.seed,
+            schedule=Schedule(options.epochs, options.batch, options.rate, head_rate=options.head_rate),
+        )  # fmt: skip
+        masks = work.each(f"relabelled-{turn}", predict_labels, segmenter, data.train, use_tags=True, **looks)
+        steps[f"after segmenter {turn}"] = masks
+    return Retrained(segmenter, masks, steps, looks)
