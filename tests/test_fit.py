@@ -145,3 +145,16 @@ def test_nonsense_schedules_are_refused():
         Schedule(epochs=1, batch=1, rate=1, policy="cosine")
     with pytest.raises(OptionError, match="must be positive"):
         Schedule(epochs=0, batch=1, rate=1)
+
+
+def test_the_job_is_told_how_long_batches_were_waited_for(tmp_path, monkeypatch):
+    class Slow(Noise):
+        def example(self, index, random):
+            clock.append(clock[-1] + 0.25)
+            return super().example(index, random)
+
+    clock = [100.0]
+    monkeypatch.setattr("tagmask.fit.time.monotonic", lambda: clock[-1])
+    made = job(tmp_path / "a")
+    fit(network(), Slow(), squares, Schedule(epochs=1, batch=5, rate=0.01), seed=0, job=made)
+    assert made.waited == pytest.approx(10 * 0.25)

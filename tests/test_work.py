@@ -144,12 +144,12 @@ def test_a_function_must_say_what_it_returns(work, toy):
 def test_a_ledger_with_a_torn_line_still_adds_up(tmp_path):
     ledger = Ledger(tmp_path / "costs.jsonl")
     with ledger.open():
-        ledger.add("a", 1.5, 100.0)
-        ledger.add("b", 0.5, 300.0)
-        ledger.add("c", 9.0, 900.0)
+        ledger.add("a", 1.5, 100.0, 0.25)
+        ledger.add("b", 0.5, 300.0, 0.0)
+        ledger.add("c", 9.0, 900.0, 1.0)
     with ledger.path.open("a") as file:
         file.write('["d", 1.')
-    assert ledger.total(["a", "b", "d"]) == (2.0, 300.0)
+    assert ledger.total(["a", "b", "d"]) == (2.0, 300.0, 0.25)
 
 
 def test_keys_tell_values_apart():
@@ -158,3 +158,19 @@ def test_keys_tell_values_apart():
     assert plain(brightness).endswith("test_work.brightness#1")
     with pytest.raises(TypeError, match="cannot be part of a key"):
         plain(object())
+
+
+def test_idle_cores_are_waiting_and_busy_ones_are_not(work, toy, monkeypatch):
+    clock = {"wall": 0.0, "cpu": 0.0}
+    monkeypatch.setattr("tagmask.cost.time.monotonic", lambda: clock["wall"])
+    monkeypatch.setattr("tagmask.cost.time.process_time", lambda: clock["cpu"])
+
+    def tick(photo: Photo, cpu: float) -> dict:
+        clock["wall"] += 2.0
+        clock["cpu"] += cpu
+        return {}
+
+    few = toy.train[:3]
+    work.each("busy", tick, few, 2.0)
+    work.each("half idle", tick, few, 1.0)
+    assert [cost.waited for cost in work.costs] == pytest.approx([0.0, 3.0])

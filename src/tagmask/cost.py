@@ -32,7 +32,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.peak_mb = 0.0
-        self._start = time.monotonic()
+        self._start, self._start_cpu = time.monotonic(), time.process_time()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -41,10 +41,15 @@ class Meter:
         """Seconds since the meter was entered."""
         return time.monotonic() - self._start
 
+    @property
+    def idle(self) -> float:
+        """Seconds since then in which the cores (as many as torch has threads) had nothing to do, on average."""
+        return max(0.0, self.seconds - (time.process_time() - self._start_cpu) / torch.get_num_threads())
+
     def __enter__(self) -> Meter:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        self._start = time.monotonic()
+        self._start, self._start_cpu = time.monotonic(), time.process_time()
         self.look()
         self._thread.start()
         return self
@@ -68,7 +73,11 @@ class Meter:
 
 @dataclass
 class StageCost:
-    """One line of ``metrics.json``: what a stage computed, what it found done, seconds (of both) and peak memory."""
+    """One line of ``metrics.json``: what a stage computed, what it found done, seconds (of both) and peak memory.
+
+    ``waited`` are the seconds in which nothing was computed: of a training those until the next batch was read, of a
+    stage over images those in which cores were idle.
+    """
 
     name: str
     items: int
@@ -76,6 +85,7 @@ class StageCost:
     reused: int
     seconds: float
     peak_mb: float
+    waited: float = 0.0
 
 
 class Ledger:
@@ -98,21 +108,21 @@ class Ledger:
         if self._file is not None:
             self._file.close()
 
-    def add(self, key: str, seconds: float, peak_mb: float) -> None:
+    def add(self, key: str, seconds: float, peak_mb: float, waited: float) -> None:
         """Write one line."""
         assert self._file is not None
-        self._file.write(json.dumps([key, round(seconds, 4), round(peak_mb, 1)]) + "\n")
+        self._file.write(json.dumps([key, round(seconds, 4), round(peak_mb, 1), round(waited, 4)]) + "\n")
         self._file.flush()
 
-    def total(self, keys: Iterable[str]) -> tuple[float, float]:
-        """Return seconds in all and peak MiB of the given images."""
-        known: dict[str, tuple[float, float]] = {}
+    def total(self, keys: Iterable[str]) -> tuple[float, float, float]:
+        """Return seconds in all, peak MiB and seconds waited of the given images."""
+        known: dict[str, tuple[float, float, float]] = {}
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 try:
-                    key, seconds, peak = json.loads(line)
+                    key, seconds, peak, waited = json.loads(line)
                 except ValueError:  # a line that a kill cut short
                     continue
-                known[key] = (seconds, peak)
+                known[key] = (seconds, peak, waited)
         found = [known[key] for key in keys if key in known]
-        return sum(s for s, _ in found), max((p for _, p in found), default=0.0)
+        return sum(s for s, _, _ in found), max((p for _, p, _ in found), default=0.0), sum(w for _, _, w in found)

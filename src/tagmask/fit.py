@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -116,7 +117,7 @@ def fit(network: Network, examples: Examples, loss: Loss, schedule: Schedule, *,
     torch.manual_seed(seed)
     network.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(_groups(network, schedule), lr=schedule.rate, momentum=schedule.momentum)
-    start, spent = _restore(job.folder, network, optimizer)
+    start, spent = _restore(job, network, optimizer)
     objective, optimizer = fabric.setup(Objective(network, loss), optimizer)
     objective.train()
     micro = steps * schedule.accumulate
@@ -127,7 +128,7 @@ def fit(network: Network, examples: Examples, loss: Loss, schedule: Schedule, *,
     with Meter() as meter, job.narrator.stage(f"{job.name} (training)", steps, start, "steps") as counter:
         kept = 0.0
         optimizer.zero_grad()
-        for position, batch in enumerate(batches, start=start * schedule.accumulate):
+        for position, batch in enumerate(_waiting(batches, job), start=start * schedule.accumulate):
             step, part = divmod(position, schedule.accumulate)
             torch.manual_seed(_mix(seed, position))  # dropout, the same whether or not the run was interrupted
             terms = dict(objective(*fabric.to_device(list(batch))))
@@ -143,7 +144,8 @@ def fit(network: Network, examples: Examples, loss: Loss, schedule: Schedule, *,
             due = (step + 1) % every == 0 or meter.seconds - kept > CHECKPOINT_EVERY
             if due and step + 1 < steps:
                 kept = meter.seconds
-                _checkpoint(job.folder, network, optimizer, step + 1, spent + meter.seconds, meter.look())
+                cost = {"seconds": spent + meter.seconds, "peak_mb": meter.look(), "waited": job.waited}
+                _checkpoint(job.folder, network, optimizer, step + 1, cost)
     return network.eval()
 
 
@@ -171,7 +173,19 @@ def _note(folder: Path, step: int, steps: int, terms: Mapping[str, Tensor], rate
     return f"loss {total:.3f}"
 
 
-def _checkpoint(folder: Path, network: nn.Module, optimizer: Any, step: int, seconds: float, peak_mb: float) -> None:
+def _waiting(batches: Iterable[Any], job: Job) -> Iterator[Any]:
+    """Yield the batches, and tell the job how long each was waited for."""
+    stream = iter(batches)
+    while True:
+        start = time.monotonic()
+        batch = next(stream, None)
+        job.waited += time.monotonic() - start
+        if batch is None:
+            return
+        yield batch
+
+
+def _checkpoint(folder: Path, network: nn.Module, optimizer: Any, step: int, cost: Mapping[str, float]) -> None:
     """Write network, momentum and position as one safetensors file, atomically."""
     tensors = {f"network.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -180,12 +194,12 @@ def _checkpoint(folder: Path, network: nn.Module, optimizer: Any, step: int, sec
             tensors[f"momentum.{index}"] = buffer.detach().cpu().contiguous()
     with whole(folder / "checkpoint.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"step": str(step)})
-    write_json(folder / "spent.json", {"seconds": seconds, "peak_mb": peak_mb})
+    write_json(folder / "spent.json", cost)
 
 
-def _restore(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+def _restore(job: Job, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     """Load the last checkpoint, if there is one; return the step to go on from and the seconds spent before."""
-    path = folder / "checkpoint.safetensors"
+    folder, path = job.folder, job.folder / "checkpoint.safetensors"
     if not path.exists():
         (folder / "curve.jsonl").unlink(missing_ok=True)
         return 0, 0.0
@@ -204,7 +218,9 @@ def _restore(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     if curve.exists():  # points after the checkpoint will be made again
         kept = [line for line in curve.read_text(encoding="utf-8").splitlines() if _step_of(line) < step]
         curve.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    return step, float(read_json(folder / "spent.json")["seconds"])
+    spent = read_json(folder / "spent.json")
+    job.waited += spent["waited"]
+    return step, float(spent["seconds"])
 
 
 def _step_of(line: str) -> float:

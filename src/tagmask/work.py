@@ -50,13 +50,17 @@ class Results(PerImage[Value]):
 
 @dataclass
 class Job:
-    """What a long function of ``once`` works with: where to leave checkpoints, on what to compute, whom to tell."""
+    """What a long function of ``once`` works with: where to leave checkpoints, on what to compute, whom to tell.
+
+    It adds to ``waited`` the seconds in which it waited for data.
+    """
 
     folder: Path
     device: str
     precision: str
     narrator: Narrator
     name: str
+    waited: float = 0.0
 
 
 @dataclass
@@ -101,7 +105,7 @@ class Work:
                 options["job"] = Job(partial, self.device, self.precision, self.narrator, name)
             self._compute_once(name, function, inputs, options, kind, place, partial)
         cost = read_json(place / "cost.json")
-        self.costs.append(StageCost(name, 1, int(not reused), int(reused), cost["seconds"], cost["peak_mb"]))
+        self.costs.append(StageCost(name, 1, int(not reused), int(reused), **cost))
         link(place, self.out / name)
         value = (
             load_network(place, device=self.device) if issubclass(kind, nn.Module) else read_json(place / "value.json")
@@ -125,7 +129,9 @@ class Work:
             if (partial / "curve.jsonl").exists():
                 shutil.copyfile(partial / "curve.jsonl", temporary / "curve.jsonl")
             peak = max(meter.peak_mb, spent["peak_mb"])
-            write_json(temporary / "cost.json", {"seconds": meter.seconds + spent["seconds"], "peak_mb": peak})
+            waited = options["job"].waited if "job" in options else 0.0
+            cost = {"seconds": meter.seconds + spent["seconds"], "peak_mb": peak, "waited": waited}
+            write_json(temporary / "cost.json", cost)
         shutil.rmtree(partial)
 
     def each(self, name: str, function: Callable[..., Value], *inputs: Any, **options: Any) -> Results[Value]:
@@ -172,11 +178,11 @@ class Work:
         ledger = self._ledger(name)
         done = len(names) - len(missing)
         with Meter() as meter, self.narrator.stage(name, len(names), done) as counter, ledger.open():
-            before = 0.0
+            seconds = idle = 0.0
             for image in computed(missing, compute):
-                now = meter.seconds
-                ledger.add(keys[image], now - before, meter.look())
-                before = now
+                now, idle_now = meter.seconds, meter.idle
+                ledger.add(keys[image], now - seconds, meter.look(), max(0.0, idle_now - idle))
+                seconds, idle = now, idle_now
                 counter.advance()
 
     def _show(self, name: str, results: Results[Any], suffix: str) -> None:
