@@ -13,6 +13,7 @@ from tagmask.data.pixels import ENDINGS, image_size, read_mask, write_mask
 from tagmask.errors import DataError, OptionError, RunError, TagmaskError, did_you_mean
 from tagmask.evaluate import Confusion
 from tagmask.files import whole
+from tagmask.nets.folded import look_in
 from tagmask.nets.segmenter import Segmenter
 from tagmask.nets.storage import load_network, read_extra
 from tagmask.progress import Narrator
@@ -38,6 +39,7 @@ class Predictor:
         if not isinstance(segmenter, Segmenter):
             raise RunError(f"{folder}: holds a {type(segmenter).__name__}; expected the folder of a finished run.")
         extra = read_extra(folder)
+        look_in(segmenter, extra["looking"])
         options = dict(extra["predict"])
         if options.get("crf"):
             options["crf"] = CrfOptions(**{name: value for name, value in options["crf"].items() if name != "type"})

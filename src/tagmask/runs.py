@@ -14,8 +14,10 @@ import torch
 from tagmask.data.photos import Joined, PerImage, Sizes
 from tagmask.errors import OptionError, RunError, did_you_mean
 from tagmask.files import read_json, write_json
+from tagmask.instances import lay_instances
 from tagmask.keys import plain
 from tagmask.nets.backbones import Backbone
+from tagmask.nets.folded import PRECISIONS
 from tagmask.nets.storage import save_network
 from tagmask.outcome import Outcome
 from tagmask.predict import Predictor
@@ -95,6 +97,7 @@ def run(
     store: str | Path | None = None,
     device: str = "auto",
     precision: str = "32-true",
+    looking: str = "float32",
     seed: int = 0,
     longest: int = LONGEST,
     quiet: bool = False,
@@ -108,6 +111,8 @@ def run(
     on where it stopped when it is called again. ``store`` shares finished stages between runs. Raises OptionError for an
     unknown method or option, DataError where the data cannot be used.
     """
+    if looking not in PRECISIONS:
+        raise OptionError(f"looking is {looking!r}; expected one of {', '.join(PRECISIONS)}.")
     recipe = find_method(method)
     options_type, run_recipe = recipe.load()
     options = replace(options or options_type(), **known_options(method, options_type, changes))
@@ -115,6 +120,7 @@ def run(
     settings = {
         "method": method, "data": str(data.root.resolve()), "classes": list(data.classes), "options": plain(asdict(options)),
         "backbone": asdict(backbone or Backbone()), "seed": seed, "device": device_name(device), "precision": precision,
+        "looking": looking,
         "longest": longest, "train_split": data.train_split, "command": command or f"tagmask.run({method!r}, ...)",
         "versions": versions(),
     }  # fmt: skip
@@ -123,12 +129,12 @@ def run(
     narrator = Narrator(log=out / "log.txt", quiet=quiet)
     work = Work(
         out=out, backbone=backbone or Backbone(), store=Path(store) if store else out / ".store",
-        seed=seed, device=device, precision=precision, longest=longest, narrator=narrator,
+        seed=seed, device=device, precision=precision, looking=looking, longest=longest, narrator=narrator,
     )  # fmt: skip
     narrator.say(f"{method} on {data.root}: {len(data.train)} photos to learn from, {len(data.val)} to validate")
     outcome = run_recipe(data, work, options)
     predictions = finish(data, work, outcome)
-    extra = {"classes": list(data.classes), "predict": plain(outcome.predict), "longest": longest}
+    extra = {"classes": list(data.classes), "predict": plain(outcome.predict), "longest": longest, "looking": looking}
     save_network(outcome.segmenter, out, extra=extra)
     summarise(data, work, outcome, predictions, method=recipe, settings=settings, warnings=warnings)
     return Run(out)
@@ -162,7 +168,8 @@ def finish(data: Dataset, work: Work, outcome: Outcome) -> PerImage[LabelMap] | 
     if rest:
         looks = {"use_tags": True, **outcome.predict}
         masks = Joined(masks, work.each("others", predict_labels, outcome.segmenter, rest, **looks))
-    work.each("masks", fit_to_photo, masks, Sizes([sample for sample in data.samples if sample.name in masks]))
+    shown = work.each("masks", fit_to_photo, masks, Sizes([sample for sample in data.samples if sample.name in masks]))
+    lay_instances(data, work, shown, outcome.instances)
     if not data.val:
         return None
     return work.each("predictions", predict_labels, outcome.segmenter, data.val, **outcome.predict)

@@ -37,7 +37,19 @@ def summarise(
     classes = len(data.classes)
     train = Truth([s for s in data.train if s.mask is not None], classes, work.longest)
     val = Truth([s for s in data.val if s.mask is not None], classes, work.longest)
-    kept = ("method", "data", "command", "seed", "device", "precision", "longest", "options", "backbone", "versions")
+    kept = (
+        "method",
+        "data",
+        "command",
+        "seed",
+        "device",
+        "precision",
+        "looking",
+        "longest",
+        "options",
+        "backbone",
+        "versions",
+    )
     metrics: dict[str, Any] = {name: settings[name] for name in kept}
     metrics |= {
         "reader": data.reader,

@@ -26,6 +26,7 @@ from tagmask.errors import RunError
 from tagmask.files import KINDS, link, read_json, whole, write_json
 from tagmask.keys import Keyed, digest, name_of, plain
 from tagmask.nets.backbones import Backbone
+from tagmask.nets.folded import look_in
 from tagmask.nets.storage import load_network, save_network
 from tagmask.progress import Narrator
 from tagmask.types import Sample
@@ -67,6 +68,7 @@ class Job:
 class Work:
     """Where results are kept and on what they are computed.
 
+    ``precision`` is that of training (Fabric's names), ``looking`` that of the trunks of finished networks.
     Its one law: a result exists whole or not at all, and its key says everything that it depends on.
     """
 
@@ -76,6 +78,7 @@ class Work:
     seed: int = 0
     device: str = "cpu"
     precision: str = "32-true"
+    looking: str = "float32"
     longest: int = 0
     narrator: Narrator = field(default_factory=Narrator)
     costs: list[StageCost] = field(default_factory=list)
@@ -110,6 +113,8 @@ class Work:
         value = (
             load_network(place, device=self.device) if issubclass(kind, nn.Module) else read_json(place / "value.json")
         )
+        if isinstance(value, nn.Module):
+            look_in(value, self.looking)
         self._made[id(value)] = (value, key)
         return typing.cast(Value, value)
 
@@ -208,7 +213,7 @@ class Work:
     def _key(self, value: Any) -> Any:
         made = self._made.get(id(value))
         if made is not None and isinstance(value, nn.Module):
-            return {"key": made[1]}
+            return {"key": made[1], **({} if self.looking == "float32" else {"looking": self.looking})}
         if isinstance(value, Keyed):
             return {"key": value.key}
         return plain(value)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from tagmask.errors import OptionError
 from tagmask.nets.backbones import Backbone, build_backbone
 from tagmask.nets.classifier import Classifier
-from tagmask.nets.folded import folded
+from tagmask.nets.folded import folded, look_in
 from tagmask.nets.segmenter import build_segmenter
 
 
@@ -66,3 +67,18 @@ def test_what_cannot_be_folded_is_left_alone(twice):
     image = torch.rand(2, 3, 9, 11)
     assert norms(folded(network)) == 1
     torch.testing.assert_close(folded(network)(image), network(image))
+
+
+@torch.no_grad()
+def test_looking_in_bfloat16_is_looking_with_fewer_digits():
+    network = lively(Classifier(build_backbone(Backbone("resnet18", weights="none", output_stride=16)), classes=3))
+    image = torch.rand(1, 3, 65, 49)
+    exact = folded(network).maps(image)
+    look_in(network, "bfloat16")
+    rounded = folded(network).maps(image)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
+    look_in(network, "float32")
+    assert torch.equal(folded(network).maps(image), exact)
+    with pytest.raises(OptionError, match="float16.*expected one of float32, bfloat16"):
+        look_in(network, "float16")

@@ -36,3 +36,13 @@ def test_changing_the_crf_does_not_train_the_classifier_again(toy, tmp_path):
     assert computed["classifier"] == computed["activation"] == computed["seeds"] == 0
     assert computed["segmenter-1"] == 1
     assert json.loads((tmp_path / "run" / "options.json").read_text())["options"]["confidence"] == 0.9
+
+
+def test_looking_in_bfloat16_trains_nothing_again_and_predicts_alike(toy, tmp_path):
+    go("cam", toy, tmp_path / "exact", store=tmp_path / "store")
+    done = go("cam", toy, tmp_path / "rounded", store=tmp_path / "store", looking="bfloat16")
+    computed = {stage["name"]: stage["computed"] for stage in done.metrics["stages"]}
+    assert computed["classifier"] == 0 < computed["activation"]
+    assert done.metrics["looking"] == "bfloat16"
+    mask = np.asarray(Image.open(tmp_path / "rounded" / "predictions" / f"{toy.val[0].name}.png"))
+    np.testing.assert_array_equal(done.predict(toy.val[0].image).labels, mask)
