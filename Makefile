@@ -33,9 +33,10 @@ lint: setup     ## style and types
 results: setup  ## measure on real photos: make results DATA=DIR WEIGHTS=FILE (see docs/results.md)
 	$(BIN)/python benchmarks/results.py --data "$(DATA)" --weights "$(WEIGHTS)" $(RESULTS)
 
-bench: setup    ## measure the kernels beside their peers (see docs/speed.md): make bench [PHOTOS=DIR]
+bench: setup    ## measure the kernels beside their peers (see docs/speed.md): make bench [PHOTOS=DIR] [DATA=DIR WEIGHTS=FILE]
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
 	$(BIN)/python -m benchmarks.speed $(if $(PHOTOS),--photos "$(PHOTOS)") $(BENCH)
+	$(if $(DATA),$(BIN)/python -m benchmarks.job --data "$(DATA)" --weights "$(WEIGHTS)")
 
 clean:          ## remove what can be made again, but no runs
 	rm -rf $(VENV) build demo .pytest_cache .ruff_cache .mypy_cache .hypothesis

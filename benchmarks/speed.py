@@ -138,13 +138,15 @@ def drop_others(measured: list[dict[str, Any]]) -> None:
 
 
 def render() -> None:
-    """Write docs/speed.md from docs/speed.json."""
-    path = ROOT / "docs" / "speed.json"
+    """Write docs/speed.md from docs/speed.json and docs/speed-job.json."""
+    path, job = ROOT / "docs" / "speed.json", ROOT / "docs" / "speed-job.json"
     if path.exists():
         environment = Environment(
             loader=FileSystemLoader(ROOT / "benchmarks"), trim_blocks=True, lstrip_blocks=True, autoescape=False
         )
-        page = environment.get_template("speed.md.j2").render(rows=read_json(path))
+        page = environment.get_template("speed.md.j2").render(
+            rows=read_json(path), job=read_json(job) if job.exists() else None
+        )
         (ROOT / "docs" / "speed.md").write_text(page, encoding="utf-8")
 
 
