@@ -101,6 +101,11 @@ def _data_flags(parser: argparse.ArgumentParser) -> None:
         "--train-split", default="train", help="the split to learn from (train; all where there is none)"
     )
     parser.add_argument("--val-split", default="val", help="the split to validate on, never learned from (val)")
+    parser.add_argument(
+        "--novel",
+        default=(),
+        help="classes, with commas between, whose masks are not learned from, or a fold such as pascal-5i-0 (none)",
+    )
     parser.add_argument("--limit", type=int, help="take only so many photos of each, for a first try")
 
 
@@ -196,9 +201,7 @@ def _show(given: argparse.Namespace) -> None:
 def _check(given: argparse.Namespace) -> int:
     from tagmask.data import check_as_json, inspect_data, render_check
 
-    dataset, findings = inspect_data(
-        given.data, train_split=given.train_split, val_split=given.val_split, limit=given.limit, deep=True
-    )
+    dataset, findings = inspect_data(given.data, deep=True, **_choice(given))
     print(check_as_json(dataset, findings) if given.json else render_check(dataset, findings), end="")
     return 0 if dataset is not None else 2
 
@@ -206,7 +209,12 @@ def _check(given: argparse.Namespace) -> int:
 def _load(given: argparse.Namespace) -> Dataset:
     from tagmask.data import load_data
 
-    return load_data(given.data, train_split=given.train_split, val_split=given.val_split, limit=given.limit)
+    return load_data(given.data, **_choice(given))
+
+
+def _choice(given: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of ``_data_flags`` chose."""
+    return {name: getattr(given, name) for name in ("train_split", "val_split", "novel", "limit")}
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -216,8 +224,7 @@ def _run(given: argparse.Namespace) -> None:
 
     out = given.out or Path("runs") / f"{given.method}-{given.data.resolve().stem}"
     claim(out, given.method)
-    choice = {"train_split": given.train_split, "val_split": given.val_split, "limit": given.limit}
-    data, problems = load_verified(given.data, (given.store or out / ".store") / "verified", **choice)
+    data, problems = load_verified(given.data, (given.store or out / ".store") / "verified", **_choice(given))
     odd = [f"{problem.where}: {problem.message} ({problem.effect})" for problem in problems]
     if odd and not given.quiet:
         print("\n".join(odd[:MOST_SAID]), file=sys.stderr)

@@ -19,6 +19,7 @@ from tagmask.nets.storage import load_network, read_extra
 from tagmask.progress import Narrator
 from tagmask.refine.crf import CrfOptions
 from tagmask.segment import fit_to_photo, predict_labels
+from tagmask.summary import group_scores
 from tagmask.types import Dataset, LabelMap, Sample
 
 
@@ -122,6 +123,7 @@ def evaluate_folder(
         "images": len(found),
         "without_prediction": len(samples) - len(found),
         **scores.to_json(),
+        "groups": group_scores(confusion, data),
     }
 
 
@@ -134,6 +136,11 @@ def render_scores(scores: dict[str, Any]) -> str:
             shown = ["   -" if value is None else f"{100 * value:4.1f}" for value in values]
             lines.append(f"{name:<{width}}   {shown[0]}       {shown[1]}    {shown[2]}")
     lines.append(f"mIoU {100 * scores['miou']:.1f} over {scores['averaged']} classes, {scores['images']} images")
+    lines += [
+        f"mIoU {100 * value:.1f} over the {name} classes"
+        for name, value in scores["groups"].items()
+        if value is not None
+    ]
     if scores["without_prediction"]:
         lines.append(
             f"{scores['without_prediction']} images have a mask in the data but none here; they are not counted."

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tagmask.data.novel import guarded
 from tagmask.data.photos import Joined, PerImage, Sizes
 from tagmask.errors import OptionError, RunError, did_you_mean
 from tagmask.files import read_json, write_json
@@ -34,6 +35,7 @@ LONGEST = 640  # pixels: the working size of larger photos; VOC's photos, on whi
 SIZES = (
     "crop",
     "tag_crop",
+    "tag_width",
     "size",
     "width",
     "batch",
@@ -73,8 +75,10 @@ class Run:
         metrics, lines = self.metrics, [f"masks   {self.folder / 'masks'}", f"report  {self.folder / 'report.html'}"]
         for part, what in (("train_masks", "training masks"), ("val", "predictions on val")):
             if part in metrics:
+                groups = [f"{name} {100 * v:.1f}" for name, v in metrics[part]["groups"].items() if v is not None]
                 lines.append(
                     f"mIoU    {100 * metrics[part]['miou']:.1f} of the {what} ({metrics[part]['images']} images)"
+                    + (f": {', '.join(groups)}" if groups else "")
                 )
         return "\n".join(lines)
 
@@ -121,7 +125,8 @@ def run(
         "method": method, "data": str(data.root.resolve()), "classes": list(data.classes), "options": plain(asdict(options)),
         "backbone": asdict(backbone or Backbone()), "seed": seed, "device": device_name(device), "precision": precision,
         "looking": looking,
-        "longest": longest, "train_split": data.train_split, "command": command or f"tagmask.run({method!r}, ...)",
+        "longest": longest, "train_split": data.train_split, "novel": [data.classes[tag] for tag in data.novel],
+        "command": command or f"tagmask.run({method!r}, ...)",
         "versions": versions(),
     }  # fmt: skip
     claim(out, method, data.root)
@@ -132,7 +137,7 @@ def run(
         seed=seed, device=device, precision=precision, looking=looking, longest=longest, narrator=narrator,
     )  # fmt: skip
     narrator.say(f"{method} on {data.root}: {len(data.train)} photos to learn from, {len(data.val)} to validate")
-    outcome = run_recipe(data, work, options)
+    outcome = run_recipe(guarded(data, recipe.extra_supervision), work, options)
     predictions = finish(data, work, outcome)
     extra = {"classes": list(data.classes), "predict": plain(outcome.predict), "longest": longest, "looking": looking}
     save_network(outcome.segmenter, out, extra=extra)

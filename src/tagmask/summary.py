@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tagmask.augment import resize_labels
+from tagmask.data.novel import groups
 from tagmask.data.photos import PerImage, Photos, Truth
 from tagmask.evaluate import Confusion, SeedQuality, ThresholdCurve, image_iou
 from tagmask.files import write_json
@@ -21,6 +22,10 @@ from tagmask.types import UNKNOWN, Dataset, LabelMap
 from tagmask.work import Work
 
 ROWS = 6  # images shown of each group  # ours
+KEPT = (  # settings that metrics.json repeats
+    "method", "data", "command", "seed", "device", "precision", "looking", "longest", "novel", "options", "backbone",
+    "versions",
+)  # fmt: skip
 
 
 def summarise(
@@ -37,20 +42,7 @@ def summarise(
     classes = len(data.classes)
     train = Truth([s for s in data.train if s.mask is not None], classes, work.longest)
     val = Truth([s for s in data.val if s.mask is not None], classes, work.longest)
-    kept = (
-        "method",
-        "data",
-        "command",
-        "seed",
-        "device",
-        "precision",
-        "looking",
-        "longest",
-        "options",
-        "backbone",
-        "versions",
-    )
-    metrics: dict[str, Any] = {name: settings[name] for name in kept}
+    metrics: dict[str, Any] = {name: settings[name] for name in KEPT}
     metrics |= {
         "reader": data.reader,
         "train_images": len(data.train),
@@ -64,13 +56,13 @@ def summarise(
     }
     with work.narrator.stage("evaluation", len(train) * (len(outcome.steps) + 1) + len(val)) as counter:
         if len(train):
-            metrics["train_masks"] = score(train, outcome.masks, classes, counter.advance)
-            metrics["steps"] = {n: score(train, m, classes, counter.advance) for n, m in outcome.steps.items()}
+            metrics["train_masks"] = score(train, outcome.masks, data, counter.advance)
+            metrics["steps"] = {n: score(train, m, data, counter.advance) for n, m in outcome.steps.items()}
             if outcome.seeds is not None:
                 metrics["seeds"] = _seed_quality(train, outcome.seeds, classes)
         if len(val) and predictions is not None:
-            metrics["val"] = score(val, predictions, classes, counter.advance)
-            metrics["val_steps"] = {n: score(val, m, classes) for n, m in outcome.val_steps.items()}
+            metrics["val"] = score(val, predictions, data, counter.advance)
+            metrics["val_steps"] = {n: score(val, m, data) for n, m in outcome.val_steps.items()}
     if outcome.threshold is not None:
         metrics["threshold_choice"] = outcome.threshold
         if outcome.activation is not None and len(train):
@@ -85,14 +77,19 @@ def summarise(
 
 
 def score(
-    truth: PerImage[LabelMap], masks: PerImage[LabelMap], classes: int, advance: Any = lambda: None
+    truth: PerImage[LabelMap], masks: PerImage[LabelMap], data: Dataset, advance: Any = lambda: None
 ) -> dict[str, Any]:
-    """Return the scores of ``masks`` over the images that ``truth`` knows, as JSON types."""
-    confusion = Confusion(classes)
+    """Return the scores of ``masks`` over the images that ``truth`` knows, as JSON types; by group where some are novel."""
+    confusion = Confusion(len(data.classes))
     for name in truth.names:
         confusion.add(truth[name].labels, masks[name].labels)
         advance()
-    return {**confusion.scores().to_json(), "images": len(truth)}
+    return {**confusion.scores().to_json(), "images": len(truth), "groups": group_scores(confusion, data)}
+
+
+def group_scores(confusion: Confusion, data: Dataset) -> dict[str, float | None]:
+    """Return the mIoU over the ``base`` classes, with the background, and over the ``novel`` ones; {} without such."""
+    return {name: confusion.scores(only=ids).to_json()["miou"] for name, ids in groups(data).items()}
 
 
 def _seed_quality(truth: Truth, seeds: PerImage[LabelMap], classes: int) -> dict[str, Any]:

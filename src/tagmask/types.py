@@ -27,7 +27,7 @@ class Sample:
     ``name`` names every result of the image; it may hold ``/`` for images in sub-folders, never an ending.
     ``tags`` are sorted class ids ``1..C-1``: an empty tuple is a *negative* (surely nothing there), ``None`` is *unknown*.
     ``mask`` is a PNG of class ids (0 background, 255 unknown), where the user has one. ``group`` keeps images together
-    that must not be split (a patient, a clip).
+    that must not be split (a patient, a clip). Pixels of the ``hidden`` classes are read from the mask as unknown.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Sample:
     tags: tuple[int, ...] | None
     mask: Path | None = None
     group: str | None = None
+    hidden: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tags is not None and tuple(sorted(set(self.tags))) != self.tags:
@@ -45,7 +46,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the user has: samples, the names of the classes (``classes[0]`` is the background) and named splits."""
+    """What the user has: samples, the names of the classes (``classes[0]`` is the background) and named splits.
+
+    ``novel`` are ids of classes whose masks no method may learn from (see ``data.novel``).
+    """
 
     root: Path
     classes: tuple[str, ...]
@@ -54,6 +58,7 @@ class Dataset:
     train_split: str = "train"
     val_split: str = "val"
     reader: str = "native"
+    novel: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -132,3 +137,24 @@ class LabelMap:
     def __post_init__(self) -> None:
         if self.labels.dtype != np.uint8 or self.labels.ndim != 2:
             raise ValueError(f"labels must be uint8 (H, W), got {self.labels.dtype} {self.labels.shape}")
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The single objects of one image: ``ids`` uint8 (H, W), 0 where there is none; id n is of class ``classes[n - 1]``.
+
+    ``scores`` in [0, 1] say how sure each is.
+    """
+
+    ids: NDArray[np.uint8]
+    classes: tuple[int, ...]
+    scores: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.ids.dtype != np.uint8 or self.ids.ndim != 2:
+            raise ValueError(f"ids must be uint8 (H, W), got {self.ids.dtype} {self.ids.shape}")
+        if len(self.classes) != len(self.scores) or self.ids.max(initial=0) > len(self.classes):
+            raise ValueError(
+                f"{len(self.classes)} classes, {len(self.scores)} scores and ids up to {self.ids.max(initial=0)} "
+                "do not fit together"
+            )

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from tests.recipes.test_contract import go
 
+from tagmask.data.novel import with_novel
 from tagmask.errors import DataError
 
 
@@ -32,3 +34,14 @@ def test_looks_at_test_time_are_off_and_on_explicitly(toy, tmp_path):
     assert loaded["flip"] is True
     assert loaded["crf"].bilateral_xy == 80.0
     assert "crf" not in plain.predictor().options
+
+
+def test_scores_of_base_and_novel_classes(toy, tmp_path):
+    done = go("full", with_novel(toy, toy.classes[1]), tmp_path / "run")
+    val = done.metrics["val"]
+    assert done.metrics["novel"] == [toy.classes[1]]
+    assert val["groups"]["novel"] == val["iou"][1]
+    rest = [iou for c, iou in enumerate(val["iou"]) if c != 1 and iou is not None]
+    assert val["groups"]["base"] == pytest.approx(np.mean(rest))
+    assert "mean of the novel classes" in (done.folder / "report.html").read_text().lower()
+    assert "novel" in done.verdict()

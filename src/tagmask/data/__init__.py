@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tagmask.data.coco import find_coco, read_coco
 from tagmask.data.folder import is_folder_per_class, read_folder
 from tagmask.data.listing import Findings, Listing, Pictures, Problem
 from tagmask.data.native import is_native, read_native
+from tagmask.data.novel import with_novel
 from tagmask.data.pixels import fingerprint, image_size, load_photo, palette, read_image, read_mask, write_mask
 from tagmask.data.table import find_table, read_table
 from tagmask.data.toy import make_toy
@@ -48,13 +50,14 @@ def load_data(
     limit: int | None = None,
     least_side: int = LEAST_SIDE,
     difficult: bool = True,
+    novel: str | Sequence[str] = (),
 ) -> Dataset:
     """Read a data set; the layout is recognised by what lies at ``path``. Only headers of pictures are read.
 
     What can be skipped is skipped and told by `inspect_data`; what cannot raises DataError. A ``train_split`` other
     than "train" leaves out the images that only other splits name. ``limit`` keeps that many images of train and of
     val, spread evenly. Images under ``least_side`` pixels a side are skipped. ``difficult`` counts the objects that
-    VOC marks so.
+    VOC marks so. ``novel`` names classes whose masks are not to be learned from (see ``data.novel``).
     """
     dataset, findings = inspect_data(
         path,
@@ -63,6 +66,7 @@ def load_data(
         limit=limit,
         least_side=least_side,
         difficult=difficult,
+        novel=novel,
     )
     if dataset is None:
         raise _refusal(Path(path), findings)
@@ -77,6 +81,7 @@ def inspect_data(
     limit: int | None = None,
     least_side: int = LEAST_SIDE,
     difficult: bool = True,
+    novel: str | Sequence[str] = (),
     deep: bool = False,
 ) -> tuple[Dataset | None, Findings]:
     """Read as `load_data` does and tell all that is odd; the data set is ``None`` where `load_data` would raise.
@@ -89,7 +94,7 @@ def inspect_data(
         dataset, problems = assemble(_read(Path(path).expanduser(), difficult=difficult), choice)
     except DataError as error:
         return None, Findings((Problem("data", "", str(error), "refused"),))
-    return dataset, Findings(problems)
+    return (with_novel(dataset, novel) if novel and dataset is not None else dataset), Findings(problems)
 
 
 def load_verified(path: str | os.PathLike[str], marks: Path, **same: Any) -> tuple[Dataset, tuple[Problem, ...]]:

@@ -11,6 +11,7 @@ from itertools import groupby, permutations
 from typing import Any
 
 from tagmask.data.listing import Findings, Problem
+from tagmask.data.novel import guarded
 from tagmask.types import Dataset, Sample
 
 ALWAYS = 0.95  # ours: a tag that comes with another one more often than this cannot be told from it
@@ -83,6 +84,11 @@ def _overview(dataset: Dataset) -> str:
         ("to train on", f"{counts['train']}"),
         ("to validate on", f"{counts['val']}"),
     ]
+    if dataset.novel:
+        named = ", ".join(dataset.classes[tag] for tag in dataset.novel)
+        base = guarded(dataset, "masks of the base classes")
+        masks = sum(sample.mask is not None for sample in base.train)
+        rows.append(("novel classes", f"{named}; {masks} masks of the others may be learned from"))
     return "\n".join([str(dataset.root), *(f"  {label:<16}{value}" for label, value in rows)])
 
 

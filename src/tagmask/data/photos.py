@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from tagmask.augment import resize_labels
 from tagmask.data.pixels import fingerprint, image_size, load_photo, read_mask
 from tagmask.errors import DataError
 from tagmask.keys import digest
-from tagmask.types import LabelMap, Photo, Sample
+from tagmask.types import UNKNOWN, LabelMap, Photo, Sample
 
 Item = TypeVar("Item")
 
@@ -78,10 +80,12 @@ class Truth(PerImage[LabelMap]):
             )
         super().__init__([sample.name for sample in samples])
         self.paths = {sample.name: sample.mask for sample in samples if sample.mask is not None}
+        self.hidden = {sample.name: sample.hidden for sample in samples}
         self.classes, self.longest = classes, longest
 
     def __getitem__(self, name: str) -> LabelMap:
         labels = read_mask(self.paths[name], classes=self.classes)
+        labels[np.isin(labels, self.hidden[name])] = UNKNOWN
         height, width = labels.shape
         if self.longest and max(height, width) > self.longest:
             scale = self.longest / max(height, width)
@@ -90,7 +94,7 @@ class Truth(PerImage[LabelMap]):
 
     def key_of(self, name: str) -> str:
         """The key of one mask: its bytes and the size at which it is read."""
-        return digest([fingerprint(self.paths[name]), self.longest])
+        return digest([fingerprint(self.paths[name]), self.longest, *self.hidden[name]])
 
 
 class Sizes(PerImage[tuple[int, int]]):

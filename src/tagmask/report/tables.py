@@ -101,7 +101,7 @@ def facts(metrics: Metrics) -> list[tuple[str, str]]:
 
 
 def class_table(classes: Sequence[str], metrics: Metrics) -> dict[str, Any]:
-    """Return ``groups`` (the names of what is scored), ``rows`` (one a class) and ``mean`` (the mIoU of each group)."""
+    """Return ``groups`` (the names of what is scored), ``rows`` (one a class) and ``means`` (mIoUs of each group)."""
     counts = part(metrics, "counts")
     scored = {name: part(metrics, key) for key, name in SCORED.items() if part(metrics, key)}
 
@@ -119,7 +119,13 @@ def class_table(classes: Sequence[str], metrics: Metrics) -> dict[str, Any]:
         }
         for index, name in enumerate(classes)
     ]
-    return {"groups": list(scored), "rows": rows, "mean": [percent(group.get("miou")) for group in scored.values()]}
+    means = {"mean": [percent(group.get("miou")) for group in scored.values()]}
+    for name in ("base", "novel"):
+        if any(part(group, "groups") for group in scored.values()):
+            means[f"mean of the {name} classes"] = [
+                percent(part(group, "groups").get(name)) for group in scored.values()
+            ]
+    return {"groups": list(scored), "rows": rows, "means": means}
 
 
 def stage_table(metrics: Metrics) -> list[dict[str, Any]]:
