@@ -31,7 +31,7 @@ lint: setup     ## style and types
 	$(BIN)/mypy
 
 results: setup  ## measure on real photos: make results DATA=DIR WEIGHTS=FILE (see docs/results.md)
-	$(BIN)/python benchmarks/results.py --data "$(DATA)" --weights "$(WEIGHTS)" $(RESULTS)
+	$(BIN)/python -m benchmarks.results --data "$(DATA)" --weights "$(WEIGHTS)" $(RESULTS)
 
 bench: setup    ## measure the kernels beside their peers (see docs/speed.md): make bench [PHOTOS=DIR] [DATA=DIR WEIGHTS=FILE]
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import cam_on_threads, cam_serial
-from benchmarks.results import PROTOCOLS, SEVEN
+from benchmarks.protocols import PROTOCOLS
+from benchmarks.results import SEVEN
 from benchmarks.speed import ROOT, machine, render
 
 import tagmask
@@ -45,7 +46,7 @@ def main() -> None:
     start = time.monotonic()
     done = tagmask.run(
         "cam", data, given.runs, backbone=tagmask.Backbone(given.backbone, weights=str(given.weights), freeze=protocol.freeze),
-        **protocol.options["cam"],
+        **protocol.rows["cam"].options,
     )  # fmt: skip
     seconds = time.monotonic() - start
     stages = [

@@ -1,6 +1,6 @@
 """Measure the methods on real photos, and write docs/results.json and docs/results.md from what the runs left.
 
-    python benchmarks/results.py --data DIR --weights FILE [--protocol desk|full] [--rows full cam sec] [--runs local]
+    python -m benchmarks.results --data DIR --weights FILE [--protocol desk|full] [--rows full cam sec] [--runs local]
 
 A row that is finished is kept, an unfinished one goes on where it stopped. Every number is read from a run's files.
 """
@@ -8,12 +8,13 @@ A row that is finished is kept, an unfinished one goes on where it stopped. Ever
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.protocols import PROTOCOLS, Protocol
 from jinja2 import Environment, FileSystemLoader
 
 import tagmask
@@ -23,54 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SEVEN = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """What is the same for every row of a table. ``options`` are changes to the recipes' defaults."""
-
-    what: str
-    train_split: str
-    freeze: int
-    seeds: tuple[int, ...]
-    options: Mapping[str, Mapping[str, Any]]
-
-
-DESK_SEGMENTER = {"epochs": 4.0, "crop": 192, "zoom": (0.6, 1.3), "width": 128}
-DESK_TAGS = {"tag_epochs": 4.0, "tag_crop": 224, "scales": (0.5, 1.0, 1.5)}
-DESK_CUES = {"output_stride": 16, "one_cue_network": True, "cue_convs": 0, "cue_epochs": 4.0, "cue_rate": 0.01}
-DESK_SEC = {
-    **DESK_CUES,
-    "size": 257,
-    "fraction": 0.0,
-    "segmenter": "deeplab-v3",
-    "epochs": 4.0,
-    "rate": 0.0005,
-    "policy": "poly",
-    "width": 256,
-}
-LARGE_SEGMENTER = {"epochs": 30.0, "crop": 257, "zoom": (0.5, 2.0)}
-LARGE_TAGS = {"tag_epochs": 5.0, "tag_crop": 256}
-PROTOCOLS = {
-    "desk": Protocol(
-        what="1000 photos with the classes balanced; sized for 2 CPU cores",
-        train_split="train1000",
-        freeze=2,
-        seeds=(0,),
-        options={"full": DESK_SEGMENTER, "cam": {**DESK_SEGMENTER, **DESK_TAGS}, "sec": DESK_SEC},
-    ),
-    "full": Protocol(
-        what="all photos, three seeds; wants a GPU",
-        train_split="train",
-        freeze=2,
-        seeds=(0, 1, 2),
-        options={
-            "full": LARGE_SEGMENTER,
-            "cam": {**LARGE_SEGMENTER, **LARGE_TAGS},
-            "sec": {"rate": 0.005, "cue_rate": 0.005},
-        },
-    ),
-}
-
-
 def main() -> None:
     """Run what is missing, then write the table of all rows there are."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -78,33 +31,50 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of the backbone, timm's names")
     parser.add_argument("--backbone", default="mobilenetv2_100")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="desk")
-    parser.add_argument("--rows", nargs="+", help="only these methods")
+    parser.add_argument("--rows", nargs="+", help="only these rows of the protocol")
     parser.add_argument("--runs", type=Path, default=ROOT / "local", help="where runs and the shared store are kept")
     given = parser.parse_args()
     protocol = PROTOCOLS[given.protocol]
+    unknown = [name for name in given.rows or () if name not in protocol.rows]
+    if unknown:
+        parser.error(f"no row {unknown[0]!r} in protocol {given.protocol}; expected: {', '.join(protocol.rows)}")
     for seed in protocol.seeds:
-        for method in given.rows or protocol.options:
-            for row in measure(given, protocol, method, seed):
+        for name in given.rows or protocol.rows:
+            for row in measure(given, protocol, name, seed):
                 keep(row)
                 render()
 
 
-def measure(given: argparse.Namespace, protocol: Protocol, method: str, seed: int) -> list[dict[str, Any]]:
-    """Run one method and return its rows; `cam` also gives the row of its plain activations."""
-    data = tagmask.load_data(given.data, train_split=protocol.train_split)
+def measure(given: argparse.Namespace, protocol: Protocol, name: str, seed: int) -> list[dict[str, Any]]:
+    """Run one row's method and return it; where simpler means than the segmenter label val too, also a row of each."""
+    wanted = protocol.rows[name]
+    data = tagmask.load_data(given.data, train_split=protocol.train_split, novel=wanted.novel)
     backbone = tagmask.Backbone(given.backbone, weights=str(given.weights), freeze=protocol.freeze)
-    out = given.runs / "runs" / given.protocol / f"{method}-{seed}"
-    options = dict(protocol.options[method])
-    shown = _flags(options)
+    out = given.runs / "runs" / given.protocol / f"{re.sub('[^a-z0-9]+', '-', name.lower())}-{seed}"
+    shown = _flags(wanted.options)
     command = (
-        f"tagmask run {method} DIR --train-split {protocol.train_split} --backbone {given.backbone} --weights FILE "
-        f"--freeze {protocol.freeze} --seed {seed} {shown}"
+        f"tagmask run {wanted.method} DIR --train-split {protocol.train_split} "
+        + (f"--novel {wanted.novel} " if wanted.novel else "")
+        + f"--backbone {given.backbone} --weights FILE --freeze {protocol.freeze} --seed {seed} {shown}"
     )
+    store = given.runs / "store"
     done = tagmask.run(
-        method, data, out, backbone=backbone, store=given.runs / "store", seed=seed, command=command, **options
+        wanted.method, data, out, backbone=backbone, store=store, seed=seed, command=command, **wanted.options
     )
-    metrics, seven = done.metrics, [data.classes.index(name) for name in SEVEN]
-    common = {
+    metrics, seven = done.metrics, [data.classes.index(label) for label in SEVEN]
+    groups = {
+        "base": [c for c in seven if c not in data.novel],
+        "novel": list(data.novel),
+    } if wanted.novel else {}  # fmt: skip
+
+    def scored(scores: dict[str, Any]) -> dict[str, float]:
+        return {group: _mean(scores["iou"], ids) for group, ids in groups.items()}
+
+    steps = metrics.get("steps", {})
+    price = metrics.get("activation", {})
+    row = {
+        "method": name,
+        "novel": wanted.novel,
         "options": shown,
         "protocol": given.protocol,
         "data": f"{given.data.resolve().name}/{protocol.train_split}",
@@ -114,37 +84,36 @@ def measure(given: argparse.Namespace, protocol: Protocol, method: str, seed: in
         "extra_supervision": metrics["extra_supervision"],
         "commit": _commit(),
         "command": command,
-    }
-    price = metrics.get("activation", {})
-    row = {
-        "method": method,
-        **common,
         "minutes": metrics["minutes"],
         "peak_mb": metrics["peak_mb"],
         "train_mask_miou7": _mean(metrics["train_masks"]["iou"], seven),
         "val_miou7": _mean(metrics["val"]["iou"], seven),
         "val_miou": metrics["val"]["miou"],
         "val_iou": dict(zip(data.classes, metrics["val"]["iou"], strict=True)),
+        "val_groups": scored(metrics["val"]),
         "threshold": price.get("threshold"),
         "threshold_oracle": price.get("threshold_oracle"),
         "threshold_price": price.get("price"),
-        "steps_train_miou7": {n: _mean(scores["iou"], seven) for n, scores in metrics.get("steps", {}).items()},
+        "steps_train_miou7": {step: _mean(scores["iou"], seven) for step, scores in steps.items()},
+        "steps_train_groups": {step: scored(scores) for step, scores in steps.items()},
         "cues": metrics.get("seeds"),
     }
     rows = [row]
-    for name, scores in metrics.get("val_steps", {}).items():
+    for step, scores in metrics.get("val_steps", {}).items():
         done_by_then = ("classifier", "activation", "threshold", "seeds")
         seconds = sum(stage["seconds"] for stage in metrics["stages"] if stage["name"] in done_by_then)
         rows.append(
             {
                 **row,
-                "method": f"{method}: {name}",
+                "method": f"{name}: {step}",
                 "minutes": round(seconds / 60, 2),
-                "train_mask_miou7": _mean(metrics["steps"][name]["iou"], seven),
+                "train_mask_miou7": _mean(steps[step]["iou"], seven),
                 "val_miou7": _mean(scores["iou"], seven),
                 "val_miou": scores["miou"],
                 "val_iou": dict(zip(data.classes, scores["iou"], strict=True)),
+                "val_groups": scored(scores),
                 "steps_train_miou7": {},
+                "steps_train_groups": {},
             }
         )
     return rows

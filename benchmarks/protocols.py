@@ -1,0 +1,82 @@
+"""What `benchmarks.results` measures: rows of a table that share data, schedule and store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: a method, changes to its defaults, and for weak-shot methods the classes that have tags only."""
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    novel: str = ""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is the same for every row of a table."""
+
+    what: str
+    train_split: str
+    freeze: int
+    seeds: tuple[int, ...]
+    rows: Mapping[str, Row]
+
+
+DESK_SEGMENTER = {"epochs": 4.0, "crop": 192, "zoom": (0.6, 1.3), "width": 128}
+DESK_TAGS = {"tag_epochs": 4.0, "tag_crop": 224, "scales": (0.5, 1.0, 1.5)}
+DESK_CUES = {"output_stride": 16, "one_cue_network": True, "cue_convs": 0, "cue_epochs": 4.0, "cue_rate": 0.01}
+DESK_SEC = {
+    **DESK_CUES,
+    "size": 257,
+    "fraction": 0.0,
+    "segmenter": "deeplab-v3",
+    "epochs": 4.0,
+    "rate": 0.0005,
+    "policy": "poly",
+    "width": 256,
+}
+DESK_AFFINITY = {"affinity_epochs": 4.0, "affinity_crop": 224}
+TABLE = {  # the rows of RETAB's table, as options of the recipe
+    "plain": {"boundary": False, "affinity_masks": False, "segment_masks": False},
+    "SEGGT": {"boundary": False, "affinity_masks": False},
+    "AFFGT+SEGGT": {"boundary": False},
+    "RETAB": {},
+}
+NOVEL = ("horse,sheep", "cat,cow")
+
+
+def weak_shot(common: Mapping[str, Any], activations: str) -> dict[str, Row]:
+    """Return the rows of RETAB's table for both choices of novel classes."""
+    full = {f"oracle, novel {novel}": Row("full", DESK_SEGMENTER, novel) for novel in NOVEL}
+    return full | {
+        f"{name} on {activations}, novel {novel}": Row(
+            "retab", {**common, "activations": activations, **switches}, novel
+        )
+        for novel in NOVEL
+        for name, switches in TABLE.items()
+    }
+
+
+DESK = {
+    "full": Row("full", DESK_SEGMENTER),
+    "cam": Row("cam", {**DESK_SEGMENTER, **DESK_TAGS}),
+    "sec": Row("sec", DESK_SEC),
+    "affinitynet": Row("affinitynet", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_AFFINITY}),
+    **weak_shot({**DESK_SEGMENTER, **DESK_TAGS, **DESK_AFFINITY, "band": 2}, "cam"),
+}
+LARGE_SEGMENTER = {"epochs": 30.0, "crop": 257, "zoom": (0.5, 2.0)}
+LARGE_TAGS = {"tag_epochs": 5.0, "tag_crop": 256}
+FULL = {
+    "full": Row("full", LARGE_SEGMENTER),
+    "cam": Row("cam", {**LARGE_SEGMENTER, **LARGE_TAGS}),
+    "sec": Row("sec", {"rate": 0.005, "cue_rate": 0.005}),
+}
+PROTOCOLS = {
+    "desk": Protocol("1000 photos with the classes balanced; sized for 2 CPU cores", "train1000", 2, (0,), DESK),
+    "full": Protocol("all photos, three seeds; wants a GPU", "train", 2, (0, 1, 2), FULL),
+}
