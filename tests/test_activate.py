@@ -5,9 +5,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tagmask.activate import grad_cam, gradient_saliency, mask_out, multi_scale_cam, predicted_tags, raw_maps
+from tagmask.activate import (
+    fused_rates,
+    grad_cam,
+    gradient_saliency,
+    mask_out,
+    multi_rate_cam,
+    multi_scale_cam,
+    predicted_tags,
+    raw_maps,
+)
 from tagmask.nets.backbones import Backbone, build_backbone
 from tagmask.nets.classifier import Classifier
+from tagmask.nets.multi_dilated import MultiDilated
+from tagmask.nets.seam import SeamClassifier
 from tagmask.types import Photo
 
 RANDOM = np.random.default_rng(0)
@@ -118,3 +129,56 @@ def test_raw_maps_average_to_the_logits(classifier, photo):
     with torch.no_grad():
         logits = classifier(torch.from_numpy(photo.pixels.transpose(2, 0, 1)[None] / 255).float())[0, [1, 3]]
     np.testing.assert_allclose(maps.mean(axis=(1, 2)), logits.numpy(), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def dilated():
+    torch.manual_seed(1)
+    made = MultiDilated(build_backbone(Backbone("test_resnet", weights="none")), classes=4, rates=(1, 6, 12), width=8)
+    with torch.no_grad():
+        for head in made.heads:
+            head.weight.abs_().mul_(100)  # no map that is nowhere positive
+    return made.eval()
+
+
+def test_minmax_stretches_the_sum_as_seam_does():
+    torch.manual_seed(0)
+    photo = Photo("p", np.random.default_rng(0).integers(0, 256, size=(40, 56, 3), dtype=np.uint8), tags=(2, 4))
+    seam = SeamClassifier(build_backbone(Backbone("test_resnet", weights="none")), classes=4).eval()
+    got = multi_scale_cam(seam, photo, scales=(1.0,), flip=True, minmax=True)
+    image = torch.from_numpy(photo.pixels.transpose(2, 0, 1)[None] / 255).float()
+    with torch.no_grad():
+        maps = [seam.answers(image)[1], seam.answers(image.flip(3))[1].flip(3)]
+    total = sum(F.interpolate(m, size=(40, 56), mode="bilinear", align_corners=False)[0, [2, 4]].numpy() for m in maps)
+    for found, x in zip(got.maps, total, strict=True):
+        stretched = (x - x.min() - 1e-5) / (x.max() - x.min() + 1e-5)
+        np.testing.assert_allclose(found, np.where(x < x.min() + 1e-5, 0, stretched), atol=1e-4)
+    assert got.maps.min() == 0
+    assert (multi_scale_cam(seam, photo, scales=(1.0,), flip=True).maps.min(axis=(1, 2)) > 0.01).any()
+
+
+def test_fused_rates_are_the_paper_s_sum():
+    maps = RANDOM.normal(size=(3, 2, 4, 5)).astype(np.float32)
+    maps[1, 0] = -1  # a class that one rate sees nowhere
+    n = [[np.maximum(m, 0) / (max(m.max(), 0) + 1e-5) for m in rate] for rate in maps]  # every map by its own maximum
+    expected = np.stack([n[0][c] + (n[1][c] + n[2][c]) / 2 for c in range(2)])
+    np.testing.assert_allclose(fused_rates(torch.from_numpy(maps)).numpy(), expected, atol=1e-6)
+    average = np.stack([(n[0][c] + n[1][c] + n[2][c]) / 3 for c in range(2)])
+    np.testing.assert_allclose(fused_rates(torch.from_numpy(maps), plain=True).numpy(), average, atol=1e-6)
+    np.testing.assert_allclose(fused_rates(torch.from_numpy(maps[:1])).numpy(), np.stack(n[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_maps_of_rates_are_summed_over_scales_before_they_are_fused(dilated, photo, plain):
+    got = multi_rate_cam(dilated, photo, scales=(1.0, 1.0), flip=True, plain=plain)
+    image = torch.from_numpy(photo.pixels.transpose(2, 0, 1)[None] / 255).float()
+    with torch.no_grad():
+        seen = dilated.maps(image).relu(), dilated.maps(image.flip(3)).relu().flip(3)
+    total = sum(F.interpolate(m, size=(40, 56), mode="bilinear", align_corners=False)[0] for m in seen)
+    fused = fused_rates(total.view(3, 4, 40, 56)[:, [0, 2]], plain=plain)
+    np.testing.assert_allclose(got.maps, (fused / fused.amax(dim=(1, 2), keepdim=True)).numpy(), atol=1e-3)
+    assert got.classes == (1, 3)
+    assert multi_rate_cam(dilated, Photo("e", photo.pixels, ()), plain=plain).maps.shape == (0, 40, 56)
+    with torch.no_grad():
+        believed = tuple((dilated(image)[0] > 0).nonzero().flatten().tolist())
+    assert multi_rate_cam(dilated, photo, predicted=True).classes == tuple(c + 1 for c in believed)

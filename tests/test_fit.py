@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from tagmask.errors import OptionError, RunError
@@ -158,3 +159,90 @@ def test_the_job_is_told_how_long_batches_were_waited_for(tmp_path, monkeypatch)
     made = job(tmp_path / "a")
     fit(network(), Slow(), squares, Schedule(epochs=1, batch=5, rate=0.01), seed=0, job=made)
     assert made.waited == pytest.approx(10 * 0.25)
+
+
+class Echo:
+    """A memory that feeds back: the targets drift towards what the network said of each example before."""
+
+    def __init__(self):
+        self.said = np.zeros(10)
+
+    def save(self, path):
+        path.write_bytes(self.said.tobytes())
+
+    def restore(self, path):
+        self.said = np.frombuffer(path.read_bytes()).copy()
+
+    def loss(self, stop=-1):
+        calls = []
+
+        def loss(net, x, y):
+            answer, which = net(x), y.flatten().long().numpy()
+            target = y + torch.from_numpy(self.said[which]).float()[:, None]
+            self.said[which] = 0.5 * self.said[which] + 0.5 * answer.detach().flatten().numpy()
+            calls.append(1)
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            return {"squares": (answer - target).square().mean() / 10}
+
+        return loss
+
+
+@pytest.mark.parametrize("stop", [1, 7, 19])
+def test_what_a_loss_remembers_is_cut_and_resumed_with_the_network(tmp_path, stop):
+    schedule = Schedule(epochs=8, batch=4, rate=0.02)
+    memory = Echo()
+    whole = fit(network(), Noise(), memory.loss(), schedule, seed=5, job=job(tmp_path / "whole"), memory=memory)
+    cut, lost, found = job(tmp_path / "cut"), Echo(), Echo()
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), Noise(), lost.loss(stop), schedule, seed=5, job=cut, memory=lost)
+    assert len(list(cut.folder.glob("memory-*"))) == (stop > 1)  # that of the last checkpoint alone
+    resumed = fit(network(), Noise(), found.loss(), schedule, seed=5, job=cut, memory=found)
+    assert state(resumed) == state(whole)
+    np.testing.assert_array_equal(found.said, memory.said)
+
+
+def test_a_checkpoint_and_its_memory_are_of_one_step_wherever_the_kill_falls(tmp_path, monkeypatch):
+    """Killed between the two files of a checkpoint, a run goes on from the one before."""
+    schedule, memory = Schedule(epochs=8, batch=4, rate=0.02), Echo()
+    whole = fit(network(), Noise(), memory.loss(), schedule, seed=5, job=job(tmp_path / "whole"), memory=memory)
+    cut, lost, found, saved = job(tmp_path / "cut"), Echo(), Echo(), []
+
+    def power_cut(*given, **options):
+        saved.append(1)
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+        return save_file(*given, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tagmask.fit.save_file", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            fit(network(), Noise(), lost.loss(), schedule, seed=5, job=cut, memory=lost)
+    assert len(list(cut.folder.glob("memory-*"))) == 2
+    resumed = fit(network(), Noise(), found.loss(), schedule, seed=5, job=cut, memory=found)
+    assert state(resumed) == state(whole)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_momentum_looks_ahead_if_asked(tmp_path, nesterov):
+    net = nn.Module()
+    net.trunk = nn.Linear(4, 1, bias=False)
+    net.forward = lambda x: net.trunk(x)
+    weight, velocity = net.trunk.weight.detach().numpy().astype(np.float64).copy(), np.zeros((1, 4))
+    schedule = Schedule(epochs=1, batch=2, rate=0.05, weight_decay=0.0, momentum=0.8, nesterov=nesterov)
+    stream = _Stream(Noise(), batch=2, seed=4)
+    for step in range(5):
+        pairs = [stream[2 * step], stream[2 * step + 1]]
+        x, y = np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
+        slope = 2 * (x @ weight.T - y).T @ x / 2 / 10
+        velocity = 0.8 * velocity + slope
+        weight -= schedule.rate_at(step, 5) * (slope + 0.8 * velocity if nesterov else velocity)
+    fit(net, Noise(), squares, schedule, seed=4, job=job(tmp_path / "a"))
+    np.testing.assert_allclose(net.trunk.weight.detach().numpy(), weight, rtol=1e-4, atol=1e-5)
+
+
+def test_the_rate_drops_where_it_is_told_to():
+    step = Schedule(epochs=15, batch=1, rate=1.0, policy="step", drop_at=(2 / 3,))
+    assert [step.rate_at(epoch, 15) for epoch in (0, 9, 10, 14)] == pytest.approx([1.0, 1.0, 0.1, 0.1])
+    twice = replace(step, drop_at=(1 / 3, 2 / 3))
+    assert [twice.rate_at(epoch, 15) for epoch in (4, 5, 9, 10)] == pytest.approx([1.0, 0.1, 0.1, 0.01])

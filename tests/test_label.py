@@ -10,9 +10,11 @@ from tagmask.label import (
     background_power,
     background_scores,
     confident_labels,
+    dense_labels,
     labels_from_scores,
     resized_labels,
     restrict_to_tags,
+    salient_labels,
     strongest,
     threshold_labels,
 )
@@ -134,3 +136,58 @@ def test_bad_values_are_refused():
     for tag in (0, 2):
         with pytest.raises(ValueError, match="tags must lie"):
             restrict_to_tags(np.zeros((2, 1, 1)), tags=(tag,))
+
+
+@few
+@given(activations(), st.integers(0, 10_000), st.sampled_from([0.01, 0.3]))
+def test_labels_against_saliency_step_by_step(activation, seed, smallest):
+    height, width = activation.maps.shape[1:]
+    grey = np.random.default_rng(seed).choice([0, 10, 20, 31, 32, 33, 60, 200, 255], size=(height, width))
+    saliency = (grey / 255).astype(np.float32)
+    found = salient_labels(activation, saliency, smallest=smallest).labels
+    if not activation.classes:
+        assert not found.any()
+        return
+    expected = np.zeros((height, width), dtype=int)
+    for y, x in np.ndindex(height, width):
+        scores = [float(1 - saliency[y, x]), *(float(value) for value in activation.maps[:, y, x])]
+        sure = [score if score >= np.float32(0.3) else 0.0 for score in scores]
+        best = sure.index(max(sure))
+        expected[y, x] = 0 if best == 0 else activation.classes[best - 1]
+        if sum(score > np.float32(0.9) for score in scores) > 1:
+            expected[y, x] = 255
+        if expected[y, x] == 0 and (grey[y, x] >= 32 or max(scores[1:]) > np.float32(0.8)):
+            expected[y, x] = 255
+    objects = sum(1 <= label <= 254 for label in expected.ravel())
+    np.testing.assert_array_equal(found, 255 if objects < smallest * height * width else expected)
+
+
+@few
+@given(activations(), st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
+def test_dense_labels_pixel_by_pixel(activation, seed, share):
+    height, width = activation.maps.shape[1:]
+    saliency = np.random.default_rng(seed).choice(np.float32([0, 0.05, 0.06, 0.07, 1]), size=(height, width))
+    found = dense_labels(activation, saliency, share=share, background=0.06).labels
+    for y, x in np.ndindex(height, width):
+        things = {}
+        for klass, plane in zip(activation.classes, activation.maps, strict=True):
+            if plane[y, x] > 0 and plane[y, x] >= np.float32(share) * plane.max():
+                things[klass] = plane[y, x]
+        ground = saliency[y, x] < np.float32(0.06)
+        best = [klass for klass, value in things.items() if value == max(things.values())]
+        if not activation.classes or (ground and not things):
+            expected = 0
+        elif ground or len(best) != 1:
+            expected = 255
+        else:
+            expected = best[0]
+        assert found[y, x] == expected
+
+
+def test_dense_labels_on_a_line():
+    maps = np.array([[[0.0, 0.2, 0.3, 1.0, 0.6, 0.6, 0.5]], [[0.0, 0.0, 0.0, 0.0, 0.6, 0.9, 0.9]]], dtype=np.float32)
+    saliency = np.array([[0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.05]], dtype=np.float32)
+    found = dense_labels(Activation(maps, (3, 9)), saliency, share=0.3, background=0.06)
+    assert found.labels.tolist() == [[0, 255, 3, 3, 255, 9, 255]]  # unsure, both classes alike, object on background
+    with pytest.raises(OptionError, match="threshold"):
+        dense_labels(Activation(maps, (3, 9)), saliency, share=1.3, background=0.06)

@@ -15,6 +15,7 @@ from tagmask.losses import (
     constrain_loss,
     expand_loss,
     global_weighted_rank_pool,
+    integral_attention_loss,
     multi_label_soft_margin,
     pixel_cross_entropy,
     resize_labels,
@@ -261,3 +262,46 @@ def test_shapes_that_would_broadcast_are_refused():
         multi_label_soft_margin(torch.zeros(2, 3), torch.zeros(2, 1))
     with pytest.raises(ValueError, match="at least one"):
         pixel_cross_entropy([], torch.zeros((1, 4, 4), dtype=torch.uint8))
+
+
+@few
+@given(shapes, seeds)
+def test_integral_attention_loss_against_the_equations(shape, seed):
+    logits = scores_of(shape, seed)
+    random = np.random.default_rng(seed)
+    targets = torch.from_numpy(random.random(shape) * random.integers(0, 2, shape))
+    targets[0, 0, 0, 0] = random.choice([0.0, 0.001, 0.0011])
+    rise, fall = [], []
+    for place in np.ndindex(*shape):
+        q, t = 1 / (1 + math.exp(-float(logits[place]))), float(targets[place])
+        (rise if t > 0.001 else fall).append(t * math.log(q) if t > 0.001 else math.log(1 - q))
+    enhance, constrain = integral_attention_loss(logits, targets)
+    assert float(enhance) == pytest.approx(-np.mean(rise) if rise else 0.0, rel=1e-6, abs=1e-12)
+    assert float(constrain) == pytest.approx(-np.mean(fall) if fall else 0.0, rel=1e-6, abs=1e-12)
+
+
+def test_weak_attention_is_never_held_down_as_cross_entropy_would():
+    targets = torch.full((1, 1, 2, 2), 0.1)
+    logits = torch.full((1, 1, 2, 2), 1.0, requires_grad=True)  # a sigmoid far above the target
+    (up,) = torch.autograd.grad(sum(integral_attention_loss(logits, targets)), logits)
+    (down,) = torch.autograd.grad(multi_label_soft_margin(logits, targets), logits)
+    assert (up < 0).all()
+    assert (down > 0).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_integral_attention_loss_of_one_kind_of_cell_only(value):
+    logits = torch.full((1, 2, 3, 3), 200.0, requires_grad=True)  # where 1 - sigmoid is 0
+    enhance, constrain = integral_attention_loss(logits, torch.full((1, 2, 3, 3), value))
+    (gradient,) = torch.autograd.grad(enhance + constrain, logits)
+    assert (enhance.item(), constrain.item()) == (0.0, 200.0 if value == 0 else 0.0)
+    assert gradient.isfinite().all()
+    with pytest.raises(ValueError, match="targets must be"):
+        integral_attention_loss(logits, torch.zeros(1, 2, 3))
+
+
+def test_soft_margin_of_maps_is_the_mean_over_cells():
+    logits, targets = scores_of((2, 3, 4, 5), 0), torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    q = 1 / (1 + (-logits).exp())
+    expected = -(targets * q.log() + (1 - targets) * (1 - q).log()).mean()
+    assert float(multi_label_soft_margin(logits, targets)) == pytest.approx(float(expected))

@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 
 from tagmask.cost import Ledger
+from tagmask.data.photos import PerImage
+from tagmask.files import read_json, write_json
 from tagmask.keys import digest, plain
+from tagmask.nets.backbones import build_backbone
+from tagmask.nets.classifier import Classifier
+from tagmask.nets.storage import load_network, save_network
 from tagmask.types import Activation, LabelMap, Photo
 from tagmask.work import Results
+from tests.conftest import TINY
 
 CALLS: list[str] = []
 
@@ -174,3 +180,73 @@ def test_idle_cores_are_waiting_and_busy_ones_are_not(work, toy, monkeypatch):
     work.each("busy", tick, few, 2.0)
     work.each("half idle", tick, few, 1.0)
     assert [cost.waited for cost in work.costs] == pytest.approx([0.0, 3.0])
+
+
+class Shades(PerImage[float]):
+    """One number an image in one file of its own, and a network beside."""
+
+    def __init__(self, shades, network, key=""):
+        super().__init__(list(shades))
+        self.shades, self.network, self._key = shades, network, key
+
+    def key_of(self, name):
+        return digest([self._key, name])
+
+    def __getitem__(self, name):
+        return self.shades[name]
+
+    def save(self, folder):
+        write_json(folder / "shades.json", self.shades)
+        save_network(self.network, folder)
+
+    @classmethod
+    def load(cls, folder, *, device, key):
+        return cls(read_json(folder / "shades.json"), load_network(folder, device=device), key)
+
+
+def shades_of(photos, *, plus: float) -> Shades:
+    CALLS.append("shades")
+    shades = {name: float(photos[name].pixels.mean()) + plus for name in photos.names}
+    return Shades(shades, Classifier(build_backbone(TINY), classes=2).eval())
+
+
+def darker_than(shade: float, photo: Photo) -> LabelMap:
+    CALLS.append(photo.name)
+    return LabelMap((photo.pixels.mean(axis=2) < shade).astype(np.uint8))
+
+
+def logit(network: Classifier, photo: Photo) -> dict:
+    CALLS.append(photo.name)
+    return {"weight": network.head.weight.sum().item()}
+
+
+def test_a_value_that_keeps_itself_is_computed_once_and_read_image_by_image(work, toy):
+    first = work.once("shades", shades_of, toy.train, plus=0.0)
+    again = work.once("shades", shades_of, toy.train, plus=0.0)
+    assert CALLS == ["shades"]
+    assert (work.out / "shades" / "shades.json").exists()
+    assert first.key == again.key
+    assert [cost.reused for cost in work.costs] == [0, 1]
+    labels = work.each("darker", darker_than, first, toy.train)
+    name = labels.names[0]
+    pixels = work.photos(toy.train)[name].pixels
+    np.testing.assert_array_equal(labels[name].labels, pixels.mean(axis=2) < pixels.mean())
+    CALLS.clear()
+    work.each("darker", darker_than, again, toy.train)
+    assert CALLS == []
+    other = work.once("shades", shades_of, toy.train, plus=40.0)
+    work.each("darker", darker_than, other, toy.train)
+    assert len(CALLS) == 1 + len(toy.train)
+
+
+def test_a_network_within_such_a_value_has_its_key(work, toy):
+    first = work.once("shades", shades_of, toy.train, plus=0.0)
+    work.each("logit", logit, first.network, toy.train)
+    CALLS.clear()
+    again = work.once("shades", shades_of, toy.train, plus=0.0)
+    assert again.network is not first.network
+    work.each("logit", logit, again.network, toy.train)
+    assert CALLS == []
+    other = work.once("shades", shades_of, toy.train, plus=1.0)
+    work.each("logit", logit, other.network, toy.train)
+    assert len(CALLS) == 1 + len(toy.train)

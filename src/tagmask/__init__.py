@@ -1,8 +1,8 @@
 """Image tags in, pixel masks out: weakly-supervised semantic segmentation.
 
 >>> import tagmask
->>> sorted(method.name for method in tagmask.methods())[:1]
-['cam']
+>>> [method.name for method in tagmask.methods() if method.extra_supervision == "masks"]
+['full']
 """
 
 from __future__ import annotations

@@ -16,35 +16,78 @@ from torch.nn import functional as F
 
 from tagmask.nets.classifier import Classifier
 from tagmask.nets.folded import folded
+from tagmask.nets.multi_dilated import MultiDilated
+from tagmask.nets.seam import SeamClassifier
 from tagmask.types import Activation, Photo
 
 EPSILON = 1e-5  # author code (psa, irn): a class whose map is all zero stays zero
+Looking = Classifier | SeamClassifier | MultiDilated  # networks with class maps
 
 
 def multi_scale_cam(
-    classifier: Classifier,
+    classifier: Classifier | SeamClassifier,
     photo: Photo,
     *,
     scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
     flip: bool = True,
     predicted: bool = False,
+    minmax: bool = False,
 ) -> Activation:
     """Return class activation maps summed over scales and mirror images, each divided by its own maximum.
 
     The maps have the photo's size and the photo's tags, or with ``predicted`` the tags that the classifier believes in
-    (probability over one half). ``scales=(1.0,), flip=False`` is the plain CAM. Source: psa, author code.
+    (probability over one half). ``scales=(1.0,), flip=False`` is the plain CAM. Source: psa, author code. ``minmax``
+    takes the minimum of each map off first, as SEAM's author code does.
     """
     tags = predicted_tags(classifier, photo) if predicted else photo.tags or ()
-    total = torch.zeros(len(tags), *photo.size)  # (K, H, W)
-    if tags:
-        wanted = torch.tensor([tag - 1 for tag in tags])
-        for scale in scales:
-            image = _image(photo, scale, classifier)
-            for mirrored in (False, True) if flip else (False,):
-                maps = _maps(classifier, image.flip(3) if mirrored else image)[wanted.to(image.device)]  # (K, h, w)
-                maps = maps.flip(2) if mirrored else maps
-                total += _grown(maps.relu(), photo.size)
+    total = _summed(classifier, photo, [tag - 1 for tag in tags], scales, flip)
+    if minmax and tags:
+        total = (total - total.amin(dim=(1, 2), keepdim=True) - EPSILON).relu()
     return Activation(maps=_scaled(total), classes=tags)
+
+
+def multi_rate_cam(
+    classifier: MultiDilated,
+    photo: Photo,
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    predicted: bool = False,
+    plain: bool = False,
+) -> Activation:
+    """Return the dense localisation maps of RDC: those of all rates by ``fused_rates``, divided by their maximum.
+
+    The maps of each rate are summed over scales and mirror images before; the rest is as in ``multi_scale_cam``.
+    """
+    tags, rates = predicted_tags(classifier, photo) if predicted else photo.tags or (), len(classifier.rates)
+    channels = [rate * classifier.classes + tag - 1 for rate in range(rates) for tag in tags]
+    total = _summed(classifier, photo, channels, scales, flip).view(rates, len(tags), *photo.size)
+    return Activation(maps=_scaled(fused_rates(total, plain=plain)), classes=tags)
+
+
+def fused_rates(maps: Tensor, *, plain: bool = False) -> Tensor:
+    """Return what several dilations show, (R, K, H, W) raw -> (K, H, W) in [0, 2], not scaled.
+
+    Each map counts by its own maximum. The first rate's stays whole, for it is precise; what the others add is averaged:
+    where they are wrong they differ. ``plain`` averages all alike. Source: RDC (Wei et al. CVPR 2018).
+    """
+    maps = maps.relu()
+    if maps.numel():
+        maps = maps / (maps.amax(dim=(2, 3), keepdim=True) + EPSILON)
+    return maps.mean(dim=0) if plain or len(maps) == 1 else maps[0] + maps[1:].mean(dim=0)
+
+
+def _summed(classifier: Looking, photo: Photo, channels: Sequence[int], scales: Sequence[float], flip: bool) -> Tensor:
+    """Return the positive parts of the maps of ``channels``, (K, H, W), summed over scales and mirror images."""
+    total = torch.zeros(len(channels), *photo.size)
+    for scale in scales if channels else ():
+        image = _image(photo, scale, classifier)
+        wanted = torch.tensor(channels, device=image.device)
+        for mirrored in (False, True) if flip else (False,):
+            maps = _maps(classifier, image.flip(3) if mirrored else image)[wanted]  # (K, h, w)
+            maps = maps.flip(2) if mirrored else maps
+            total += _grown(maps.relu(), photo.size)
+    return total
 
 
 def grad_cam(classifier: Classifier, photo: Photo, *, layer: int = -1) -> Activation:
@@ -105,7 +148,7 @@ def mask_out(classifier: Classifier, photo: Photo, *, window: int = 32, stride: 
     return Activation(maps=_scaled((total / seen.clamp(min=1)).relu()), classes=tags)
 
 
-def predicted_tags(classifier: Classifier, photo: Photo) -> tuple[int, ...]:
+def predicted_tags(classifier: Looking, photo: Photo) -> tuple[int, ...]:
     """Return the tags whose probability is over one half."""
     with torch.no_grad():
         logits = folded(classifier)(_image(photo, 1.0, classifier))[0]  # (C-1,)
@@ -118,12 +161,12 @@ def raw_maps(classifier: Classifier, pixels: NDArray[np.uint8], classes: Sequenc
     return _maps(classifier, _tensor(pixels, classifier))[wanted].cpu().numpy()
 
 
-def _maps(classifier: Classifier, image: Tensor) -> Tensor:
+def _maps(classifier: Looking, image: Tensor) -> Tensor:
     with torch.no_grad():
         return folded(classifier).maps(image)[0].float()  # (C-1, h, w)
 
 
-def _image(photo: Photo, scale: float, classifier: Classifier) -> Tensor:
+def _image(photo: Photo, scale: float, classifier: Looking) -> Tensor:
     """Return the photo at ``scale`` as float32 (1, 3, H, W) in [0, 1] on the network's device."""
     pixels = photo.pixels
     if scale != 1.0:
@@ -132,7 +175,7 @@ def _image(photo: Photo, scale: float, classifier: Classifier) -> Tensor:
     return _tensor(pixels, classifier)
 
 
-def _tensor(pixels: NDArray[np.uint8], classifier: Classifier) -> Tensor:
+def _tensor(pixels: NDArray[np.uint8], classifier: Looking) -> Tensor:
     device = next(classifier.parameters()).device
     image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)[None])).to(device=device)
     return image.float().div(255).contiguous(memory_format=torch.channels_last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from tagmask.fit import Schedule, fit
 from tagmask.losses import multi_label_soft_margin
 from tagmask.nets.backbones import Backbone, build_backbone
 from tagmask.nets.classifier import Classifier
+from tagmask.nets.multi_dilated import MultiDilated
 from tagmask.work import Job
 
 LONG_SIDE = (0.625, 1.25)  # of the crop: irn resizes the long side to 320..640 and crops 512  # author code
@@ -24,13 +25,17 @@ LONG_SIDE = (0.625, 1.25)  # of the crop: irn resizes the long side to 320..640 
 
 @dataclass(frozen=True)
 class TaggedViews:
-    """Training examples: (uint8 RGB (3, crop, crop), float32 targets (C-1,) in {0, 1})."""
+    """Training examples: (uint8 RGB (3, crop, crop), float32 targets (C-1,) in {0, 1}).
+
+    A photo's long side is made ``long_side`` times the crop, drawn evenly from that range.
+    """
 
     photos: Photos
     classes: int
     crop: int
     fill: NDArray[np.uint8]
     warp: bool = False
+    long_side: tuple[float, float] = LONG_SIDE
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -41,7 +46,7 @@ class TaggedViews:
         targets = tag_vector(photo.tags or (), self.classes)
         if self.warp:
             return channels_first(resize(photo.pixels, self.crop, self.crop)), targets
-        scale = random.uniform(*LONG_SIDE) * self.crop / max(photo.size)
+        scale = random.uniform(*self.long_side) * self.crop / max(photo.size)
         view, _ = random_view(photo.pixels, None, crop=self.crop, scale=scale, fill=self.fill, random=random)
         return channels_first(view), targets
 
@@ -78,9 +83,7 @@ def fit_classifier(
     ``warp`` shows every photo whole, warped to the crop's square, as the early papers do; else random views are cut.
     ``balance`` weighs each tag's two answers by how rare they are. Raises DataError where nothing can be learned.
     """
-    counts = tag_counts(photos, classes)
-    if not counts.any():
-        raise DataError("no image has a tag, so there is nothing to learn; check the tags with `tagmask check`.")
+    counts = needed_tags(photos, classes)
     torch.manual_seed(seed)
     network = Classifier(build_backbone(backbone), classes=classes, convs=convs, width=width, hidden=hidden)
     views = TaggedViews(photos, classes, crop, mean_colour(network), warp)
@@ -94,6 +97,44 @@ def fit_classifier(
         return {"tags": multi_label_soft_margin(logits, targets, chosen)}
 
     return fit(network, views, loss, schedule, seed=seed, job=job)
+
+
+def fit_multi_dilated(
+    photos: Photos,
+    backbone: Backbone,
+    *,
+    classes: int,
+    crop: int,
+    rates: Sequence[int],
+    width: int,
+    schedule: Schedule,
+    seed: int,
+    job: Job,
+) -> MultiDilated:
+    """Train a branch for each of the dilations ``rates`` on tags; the losses of the branches are summed.
+
+    ``classes`` is C-1, ``width`` the channels of a branch. Raises DataError where nothing can be learned, OptionError for
+    rates below 1. Source: RDC (Wei et al. CVPR 2018).
+    """
+    needed_tags(photos, classes)
+    torch.manual_seed(seed)
+    network = MultiDilated(build_backbone(backbone), classes=classes, rates=rates, width=width)
+    views = TaggedViews(photos, classes, crop, mean_colour(network))
+
+    def loss(network: nn.Module, images: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
+        assert isinstance(network, MultiDilated)
+        logits = network.rate_logits(images.float() / 255).unbind(dim=1)  # R of (B, C-1)
+        return {f"branch {n}": multi_label_soft_margin(each, targets) for n, each in enumerate(logits, start=1)}
+
+    return fit(network, views, loss, schedule, seed=seed, job=job)
+
+
+def needed_tags(photos: Photos, classes: int) -> NDArray[np.int64]:
+    """Return ``tag_counts``; raises DataError where no image has a tag."""
+    counts = tag_counts(photos, classes)
+    if not counts.any():
+        raise DataError("no image has a tag, so there is nothing to learn; check the tags with `tagmask check`.")
+    return counts
 
 
 def tag_counts(photos: Photos, classes: int) -> NDArray[np.int64]:

@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tagmask.data.opening import opened
-from tagmask.data.pixels import write_mask
+from tagmask.data.pixels import palette, write_mask
 from tagmask.errors import RunError
-from tagmask.types import Activation, LabelMap
+from tagmask.types import Activation, Instances, LabelMap
+
+_INSTANCES = "instances"  # the keyword of the text in a PNG of instances
 
 
 @contextmanager
@@ -83,6 +87,26 @@ def _read_labels(path: Path) -> LabelMap:
         return LabelMap(labels=np.array(image))
 
 
+def _write_instances(path: Path, value: Instances) -> None:
+    """Write a PNG of the ids, in colours, that tells the class and score of each in a text of its own."""
+    picture, text = Image.fromarray(value.ids), PngInfo()
+    picture.putpalette(palette().tobytes())
+    text.add_text(_INSTANCES, json.dumps({"classes": value.classes, "scores": value.scores}))
+    picture.save(path, format="PNG", pnginfo=text, compress_level=6)
+
+
+def read_instances(path: Path) -> Instances:
+    """Read a PNG of instance ids with their classes and scores; raises RunError for a file that is none."""
+    with opened(path) as image:
+        ids = np.array(image)
+        told = image.info.get(_INSTANCES, "")
+    try:
+        known = json.loads(told)
+        return Instances(ids=ids, classes=tuple(known["classes"]), scores=tuple(known["scores"]))
+    except (TypeError, KeyError, ValueError) as error:
+        raise RunError(f"{path}: holds no instances ({error}); run the command that made it again.") from error
+
+
 def _write_value(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
@@ -90,6 +114,7 @@ def _write_value(path: Path, value: Any) -> None:
 KINDS: dict[type, tuple[str, Callable[[Path, Any], None], Callable[[Path], Any]]] = {
     Activation: (".npz", _write_activation, _read_activation),
     LabelMap: (".png", _write_labels, _read_labels),
+    Instances: (".png", _write_instances, read_instances),
     dict: (".json", _write_value, read_json),
     float: (".json", _write_value, read_json),
 }

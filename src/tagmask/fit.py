@@ -46,6 +46,21 @@ class Examples(Protocol):
         ...
 
 
+class Memory(Protocol):
+    """What a loss keeps beside the network and changes as it goes: kept with every checkpoint, and brought back with it.
+
+    Built afresh for each call of ``fit``, it must be as at the start of training.
+    """
+
+    def save(self, path: Path) -> None:
+        """Write all of it to the one file ``path``, which is then moved to its place."""
+        ...
+
+    def restore(self, path: Path) -> None:
+        """Take back what ``save`` wrote to ``path``, and leave that file alone."""
+        ...
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long and how fast to learn: SGD, with ``steps`` (or else ``epochs``) batches of ``batch`` examples."""
@@ -58,7 +73,9 @@ class Schedule:
     power: float = 0.9  # paper (DeepLab v2)
     drops: int = 3  # paper (DeepLab v1, SEC): every 2000 of 6000 or 8000 steps
     drop_by: float = 0.1  # paper (DeepLab v1, SEC)
+    drop_at: tuple[float, ...] = ()  # shares of the steps after which it drops, in place of evenly spread drops
     momentum: float = 0.9  # paper
+    nesterov: bool = False  # look ahead along the momentum, as OAA's author code does
     weight_decay: float = 5e-4  # paper; never on biases and normalisation
     head_rate: float = 10.0  # paper (DeepLab v1): new layers learn ten times as fast
     bias_rate: float = 1.0  # 2 in the Caffe-era author code
@@ -80,11 +97,16 @@ class Schedule:
 
         >>> [round(Schedule(epochs=1, batch=1, rate=1.0, policy="step", drops=2).rate_at(s, 6), 3) for s in range(6)]
         [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+        >>> [Schedule(epochs=1, batch=1, rate=1.0, policy="step", drop_at=(2 / 3,)).rate_at(s, 3) for s in range(3)]
+        [1.0, 1.0, 0.1]
         """
         rise = min(1.0, (step + 1) / (self.warm_up * steps)) if self.warm_up else 1.0
         if self.policy == "poly":
             return rise * self.rate * (1 - step / steps) ** self.power
-        return rise * self.rate * self.drop_by ** (step * (self.drops + 1) // steps)
+        drops = (
+            sum(step / steps >= share for share in self.drop_at) if self.drop_at else step * (self.drops + 1) // steps
+        )
+        return rise * self.rate * self.drop_by**drops
 
 
 class Objective(nn.Module):
@@ -102,11 +124,21 @@ class Objective(nn.Module):
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def fit(network: Network, examples: Examples, loss: Loss, schedule: Schedule, *, seed: int, job: Job) -> Network:
+def fit(
+    network: Network,
+    examples: Examples,
+    loss: Loss,
+    schedule: Schedule,
+    *,
+    seed: int,
+    job: Job,
+    memory: Memory | None = None,
+) -> Network:
     """Train ``network`` and return it in evaluation mode, on the CPU or the job's device.
 
     ``loss(network, *batch)`` returns named scalars. Checkpoints go to ``job.folder`` once an epoch (at least ten times,
     and every five minutes); a call that finds one there goes on from it. For a GPU, other processes read the images.
+    What the loss itself remembers from step to step is its ``memory``, and goes with the checkpoints.
     """
     fabric = Fabric(
         accelerator="cuda" if job.device.startswith("cuda") else job.device,
@@ -116,8 +148,10 @@ def fit(network: Network, examples: Examples, loss: Loss, schedule: Schedule, *,
     steps = schedule.length(len(examples))
     torch.manual_seed(seed)
     network.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(_groups(network, schedule), lr=schedule.rate, momentum=schedule.momentum)
-    start, spent = _restore(job, network, optimizer)
+    optimizer = torch.optim.SGD(
+        _groups(network, schedule), lr=schedule.rate, momentum=schedule.momentum, nesterov=schedule.nesterov
+    )
+    start, spent = _restore(job, network, optimizer, memory)
     objective, optimizer = fabric.setup(Objective(network, loss), optimizer)
     objective.train()
     micro = steps * schedule.accumulate
@@ -145,7 +179,7 @@ def fit(network: Network, examples: Examples, loss: Loss, schedule: Schedule, *,
             if due and step + 1 < steps:
                 kept = meter.seconds
                 cost = {"seconds": spent + meter.seconds, "peak_mb": meter.look(), "waited": job.waited}
-                _checkpoint(job.folder, network, optimizer, step + 1, cost)
+                _checkpoint(job.folder, network, optimizer, memory, step + 1, cost)
     return network.eval()
 
 
@@ -185,8 +219,13 @@ def _waiting(batches: Iterable[Any], job: Job) -> Iterator[Any]:
         yield batch
 
 
-def _checkpoint(folder: Path, network: nn.Module, optimizer: Any, step: int, cost: Mapping[str, float]) -> None:
-    """Write network, momentum and position as one safetensors file, atomically."""
+def _checkpoint(
+    folder: Path, network: nn.Module, optimizer: Any, memory: Memory | None, step: int, cost: Mapping[str, float]
+) -> None:
+    """Write network, momentum and position as one safetensors file, atomically; the memory of that step before it."""
+    if memory is not None:
+        with whole(folder / f"memory-{step}") as temporary:
+            memory.save(temporary)
     tensors = {f"network.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         buffer = state.get("momentum_buffer")
@@ -194,10 +233,15 @@ def _checkpoint(folder: Path, network: nn.Module, optimizer: Any, step: int, cos
             tensors[f"momentum.{index}"] = buffer.detach().cpu().contiguous()
     with whole(folder / "checkpoint.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"step": str(step)})
+    for old in folder.glob("memory-*"):  # no checkpoint names these any more
+        if old.name != f"memory-{step}":
+            old.unlink()
     write_json(folder / "spent.json", cost)
 
 
-def _restore(job: Job, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+def _restore(
+    job: Job, network: nn.Module, optimizer: torch.optim.Optimizer, memory: Memory | None
+) -> tuple[int, float]:
     """Load the last checkpoint, if there is one; return the step to go on from and the seconds spent before."""
     folder, path = job.folder, job.folder / "checkpoint.safetensors"
     if not path.exists():
@@ -214,6 +258,8 @@ def _restore(job: Job, network: nn.Module, optimizer: torch.optim.Optimizer) -> 
         if name.startswith("momentum.")
     }
     optimizer.load_state_dict(state)
+    if memory is not None:
+        memory.restore(folder / f"memory-{step}")
     curve = folder / "curve.jsonl"
     if curve.exists():  # points after the checkpoint will be made again
         kept = [line for line in curve.read_text(encoding="utf-8").splitlines() if _step_of(line) < step]

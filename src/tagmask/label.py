@@ -41,6 +41,31 @@ def confident_labels(activation: Activation, low: float, high: float) -> LabelMa
     return LabelMap(np.where(value > _threshold(high), winner, unsure))
 
 
+def dense_labels(
+    activation: Activation, saliency: NDArray[np.floating], *, share: float, background: float
+) -> LabelMap:
+    """Label objects by the activation and background by the saliency float (H, W) in [0, 1]; the rest is 255.
+
+    A class reaches as far as its map is at least ``share`` of its maximum, in [0, 1]; of two classes the one with the
+    larger value wins. Background is where the saliency is below ``background``. Equal classes, and what is both an object
+    and background, are 255. A photo without classes is background. Source: RDC (Wei et al. CVPR 2018).
+    """
+    maps = activation.maps  # (K, H, W)
+    if not len(maps):
+        return LabelMap(np.full(saliency.shape, BACKGROUND, dtype=np.uint8))
+    reached = maps >= _threshold(share) * maps.max(axis=(1, 2), keepdims=True)
+    values = np.where(reached, maps, np.float32(0))
+    value = values.max(axis=0)  # (H, W)
+    thing, ground = value > 0, saliency < _threshold(background)
+    single = (values == value).sum(axis=0) == 1
+    winner = np.array(activation.classes, dtype=np.uint8)[values.argmax(axis=0)]
+    labels = np.full(value.shape, UNKNOWN, dtype=np.uint8)
+    labels[ground & ~thing] = BACKGROUND
+    kept = thing & single & ~ground
+    labels[kept] = winner[kept]
+    return LabelMap(labels)
+
+
 def strongest(
     activation: Activation, size: tuple[int, int] | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -57,6 +82,34 @@ def strongest(
     winner = maps.argmax(axis=0)  # (H, W)
     value = np.take_along_axis(maps, winner[None], axis=0)[0]  # (H, W)
     return np.array(activation.classes, dtype=np.uint8)[winner], value
+
+
+def salient_labels(
+    activation: Activation,
+    saliency: NDArray[np.float32],
+    *,
+    least: float = 0.3,  # author code
+    conflict: float = 0.9,  # author code
+    salient: float = 32 / 255,  # author code
+    strong: float = 0.8,  # author code
+    smallest: float = 0.01,  # author code
+) -> LabelMap:
+    """Label pixels by the strongest of the maps, each stretched to 0..1, and of the background 1 - ``saliency`` (H, W).
+
+    Values below ``least`` count as 0. 255 is where more than one of these exceed ``conflict``; where the background won
+    though the pixel is ``salient`` or a map above ``strong``; and everywhere, if less than the share ``smallest`` is
+    objects. A photo without classes is all background  # ours. Source: OAA and NSROM, author code.
+    """
+    background, maps = 1 - saliency, activation.maps
+    if not len(maps):
+        return LabelMap(np.full(saliency.shape, BACKGROUND, dtype=np.uint8))
+    scores = np.concatenate([background[None], maps])  # (K+1, H, W)
+    labels = labels_from_scores(np.where(scores < least, 0, scores), activation.classes).labels
+    labels[(scores > conflict).sum(axis=0) > 1] = UNKNOWN
+    labels[(labels == BACKGROUND) & ((saliency >= salient) | (maps.max(axis=0) > strong))] = UNKNOWN
+    if ((labels != BACKGROUND) & (labels != UNKNOWN)).mean() < smallest:
+        labels[:] = UNKNOWN
+    return LabelMap(labels)
 
 
 def background_scores(activation: Activation, threshold: float) -> NDArray[np.float32]:

@@ -19,10 +19,10 @@ PROBABILITY_FLOOR = 1e-4  # author code (SEC)
 
 
 def multi_label_soft_margin(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Mean binary cross-entropy of tags: one sigmoid a class, averaged over classes and images.
+    """Mean binary cross-entropy of tags: one sigmoid a class, averaged over classes and images (and cells, if there are any).
 
-    ``logits`` float (B, C-1), ``targets`` 0/1 of any dtype (B, C-1), ``class_weights`` float (C-1,) multiply the terms
-    of their class without renormalisation. Raises ``ValueError`` when the shapes differ.
+    ``logits`` float (B, C-1) or (B, C-1, h, w), ``targets`` in [0, 1] of any dtype and the same shape, ``class_weights``
+    float (C-1,) multiply the terms of their class without renormalisation. Raises ``ValueError`` when the shapes differ.
     """
     if logits.shape != targets.shape:
         raise ValueError(f"targets must be {tuple(logits.shape)} as the logits, got {tuple(targets.shape)}")
@@ -109,6 +109,24 @@ def constrain_loss(p: Tensor, q: Tensor) -> Tensor:
     q = q / q.sum(dim=1, keepdim=True)
     divergence = (q * (q.log() - _at_least_float32(p).log())).sum(dim=1)  # (B, h, w)
     return _mean(divergence)
+
+
+def integral_attention_loss(logits: Tensor, targets: Tensor, threshold: float = 0.001) -> tuple[Tensor, Tensor]:
+    """Learn attention maps, but only upwards where there is some: the terms "enhance" and "constrain".
+
+    Enhance is the mean of -t log sigmoid(logit) over the cells whose target t is above ``threshold``: cross entropy without
+    its other half, which would hold weak attention down. Constrain is the mean of -log(1 - sigmoid(logit)) over all other
+    cells, among them those of absent classes. ``logits`` and ``targets`` in [0, 1] are (B, C-1, h, w); cells are counted
+    over the batch. Raises ``ValueError`` when the shapes differ. Source: OAA+ (Jiang et al., ICCV 2019), the threshold:
+    author code.
+    """
+    if logits.shape != targets.shape:
+        raise ValueError(f"targets must be {tuple(logits.shape)} as the logits, got {tuple(targets.shape)}")
+    logits = _at_least_float32(logits)
+    attended = targets > threshold
+    rise = torch.where(attended, targets * functional.logsigmoid(logits), 0)
+    fall = torch.where(attended, 0, functional.logsigmoid(-logits))
+    return -rise.sum() / attended.sum().clamp(min=1), -fall.sum() / (~attended).sum().clamp(min=1)
 
 
 def pixel_cross_entropy(maps: Sequence[Tensor], labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tagmask.data.photos import PerImage
 from tagmask.nets.segmenter import Segmenter
-from tagmask.types import Activation, LabelMap
+from tagmask.types import Activation, Instances, LabelMap
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Outcome:
     ``steps`` are the label maps on the way, by name, in order: each is scored where the user has masks. ``val_steps`` are
     what simpler means than the segmenter say of the validation photos, without their tags, for comparison.
     ``predict`` are the options with which the segmenter is to be used on new photos (see ``predict_labels``).
+    ``instances`` are the single objects of the training photos, from methods that find such.
     """
 
     masks: PerImage[LabelMap]
@@ -28,3 +29,4 @@ class Outcome:
     steps: Mapping[str, PerImage[LabelMap]] = field(default_factory=dict)
     val_steps: Mapping[str, PerImage[LabelMap]] = field(default_factory=dict)
     predict: dict[str, Any] = field(default_factory=dict)
+    instances: PerImage[Instances] | None = None

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tagmask.data.photos import PerImage
+from tagmask.data.photos import Joined, PerImage
 from tagmask.fit import Schedule
 from tagmask.nets.segmenter import Segmenter
 from tagmask.refine.crf import PSA_CRF
 from tagmask.segment import fit_segmenter, predict_labels
-from tagmask.types import Dataset, LabelMap, Sample
+from tagmask.types import Dataset, LabelMap
 from tagmask.work import Work
 
 
@@ -31,22 +30,22 @@ def retrain(
     masks: PerImage[LabelMap],
     options: Any,
     *,
-    learn_from: Sequence[Sample] | None = None,
+    known: PerImage[LabelMap] | None = None,
 ) -> Retrained:
     """Train ``options.rounds`` networks in turn, each on the masks that the one before gave the training photos.
 
-    The first learns from ``masks``, which must hold every photo of ``learn_from`` (default: all training photos).
-    Read of ``options``, a recipe's: ``segmenter output_stride width epochs rate head_rate crop zoom batch rounds
-    test_scales test_flip test_crf`` (see ``cam``). ``runs.known_options`` refuses less than one round.
+    Photos with ``known`` labels teach these in every round, whatever the masks say. Read of ``options``, a recipe's:
+    ``segmenter output_stride width epochs rate head_rate crop zoom batch rounds test_scales test_flip test_crf`` (see
+    ``cam``). ``runs.known_options`` refuses less than one round.
     """
     looks: dict[str, Any] = {"scales": options.test_scales, "flip": options.test_flip}
     if options.test_crf:
         looks["crf"] = PSA_CRF
-    samples = tuple(data.train if learn_from is None else learn_from)
     steps: dict[str, PerImage[LabelMap]] = {}
     for turn in range(1, options.rounds + 1):
+        labels = masks if known is None else Joined(known, masks)
         segmenter = work.once(
-            f"segmenter-{turn}", fit_segmenter, samples, masks, replace(work.backbone, output_stride=options.output_stride),
+            f"segmenter-{turn}", fit_segmenter, data.train, labels, replace(work.backbone, output_stride=options.output_stride),
             segmenter=options.segmenter, classes=len(data.classes), crop=options.crop, scales=options.zoom,
             width=options.width, seed=work.seed,
             schedule=Schedule(options.epochs, options.batch, options.rate, head_rate=options.head_rate),

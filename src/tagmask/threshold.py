@@ -63,7 +63,7 @@ def colour_information(
 ) -> NDArray[np.float64]:
     """Return float64 (T,): nats that the colours of ``pixels`` uint8 (H, W, 3) tell about the cut at each threshold."""
     colours = dominant_colours(pixels)  # (N,)
-    _, value = strongest(activation)  # (H, W)
+    _, value = strongest(activation, size=(pixels.shape[0], pixels.shape[1]))  # (H, W)
     levels = np.asarray(thresholds, dtype=np.float32)
     step = np.searchsorted(levels, value.ravel(), side="left")  # thresholds that the pixel is above: 0..T
     counts = np.zeros((COLOURS, len(levels) + 1))

@@ -64,6 +64,20 @@ class Job:
     waited: float = 0.0
 
 
+@typing.runtime_checkable
+class KeepsItself(typing.Protocol):
+    """A value of ``once`` that writes its own files, such as maps of all images too many for memory."""
+
+    def save(self, folder: Path) -> None:
+        """Write everything into ``folder``, which is there and empty."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str, key: str) -> KeepsItself:
+        """Open what ``save`` wrote. ``key`` names it, and the keys of its parts must follow from that."""
+        ...
+
+
 @dataclass
 class Work:
     """Where results are kept and on what they are computed.
@@ -91,8 +105,9 @@ class Work:
     def once(self, name: str, function: Callable[..., Value], *inputs: Any, **options: Any) -> Value:
         """Return ``function(*inputs, **options)``, from disk where it was computed before.
 
-        The function's return annotation says how the value is kept: an ``nn.Module`` as ``model.safetensors``,
-        anything else as JSON. A function with a ``job`` parameter is given a folder for checkpoints that survives a kill.
+        The function's return annotation says how the value is kept: an ``nn.Module`` as ``model.safetensors``, what
+        ``KeepsItself`` by its own ``save``, anything else as JSON. A function with a ``job`` parameter is given a folder
+        for checkpoints that survives a kill.
         """
         inputs = tuple(self._collection(value) for value in inputs)
         kind = _returns(function)
@@ -110,13 +125,23 @@ class Work:
         cost = read_json(place / "cost.json")
         self.costs.append(StageCost(name, 1, int(not reused), int(reused), **cost))
         link(place, self.out / name)
-        value = (
-            load_network(place, device=self.device) if issubclass(kind, nn.Module) else read_json(place / "value.json")
-        )
-        if isinstance(value, nn.Module):
-            look_in(value, self.looking)
-        self._made[id(value)] = (value, key)
-        return typing.cast(Value, value)
+        return typing.cast(Value, self._open(place, kind, key))
+
+    def _open(self, place: Path, kind: type, key: str) -> Any:
+        """Read a value of ``once``; a network that it is or holds is known by its key from now on."""
+        value: Any
+        if issubclass(kind, KeepsItself):
+            value = kind.load(place, device=self.device, key=key)
+            networks = {digest([key, name]): part for name, part in vars(value).items() if isinstance(part, nn.Module)}
+        elif issubclass(kind, nn.Module):
+            value = load_network(place, device=self.device)
+            networks = {key: value}
+        else:
+            return read_json(place / "value.json")
+        for its_key, network in networks.items():
+            look_in(network, self.looking)
+            self._made[id(network)] = (network, its_key)
+        return value
 
     def _compute_once(
         self, name: str, function: Callable[..., Any], inputs: Any, options: Any, kind: type, place: Path, partial: Path
@@ -127,7 +152,9 @@ class Work:
             value = function(*inputs, **options)
         with whole(place) as temporary:
             temporary.mkdir()
-            if issubclass(kind, nn.Module):
+            if issubclass(kind, KeepsItself):
+                value.save(temporary)
+            elif issubclass(kind, nn.Module):
                 save_network(value, temporary)
             else:
                 write_json(temporary / "value.json", plain(value))
@@ -232,7 +259,7 @@ def _returns(function: Callable[..., Any]) -> type:
     """Return the annotated type of what a stage function returns; it decides how the value is kept."""
     kind = typing.get_type_hints(function).get("return")
     kind = typing.get_origin(kind) or kind
-    if not isinstance(kind, type) or not (issubclass(kind, nn.Module) or kind in KINDS):
+    if not isinstance(kind, type) or not (issubclass(kind, nn.Module | KeepsItself) or kind in KINDS):
         known = ", ".join(k.__name__ for k in KINDS)
         raise ValueError(f"{function.__name__} must say that it returns one of: {known}, or a network; it says {kind}")
     return kind

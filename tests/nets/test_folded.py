@@ -80,5 +80,5 @@ def test_looking_in_bfloat16_is_looking_with_fewer_digits():
     assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
     look_in(network, "float32")
     assert torch.equal(folded(network).maps(image), exact)
-    with pytest.raises(OptionError, match="float16.*expected one of float32, bfloat16"):
+    with pytest.raises(OptionError, match=r"float16.*expected one of float32, bfloat16"):
         look_in(network, "float16")

@@ -39,6 +39,17 @@ def test_hidden_layers_follow_the_average_and_leave_no_maps():
         network.maps(images)
 
 
+@pytest.mark.parametrize("layers", [{"convs": 2}, {"hidden": 1}])
+def test_dropout_is_chosen(layers):
+    images = torch.rand(1, 3, 50, 70)
+    for dropout in (0.0, 0.5):
+        network = Classifier(build_backbone(TINY), classes=4, width=32, dropout=dropout, **layers)
+        network.eval().neck.train()
+        same = torch.equal(network(images), network(images))
+        assert same == (dropout == 0)
+    assert network.options["dropout"] == 0.5
+
+
 def test_gradients_reach_the_features_the_logits_came_from():
     network = Classifier(build_backbone(TINY), classes=4).eval()
     features = network.features(torch.rand(1, 3, 50, 70))

@@ -19,7 +19,11 @@ NAMES = [method.name for method in methods()]
 # Options that make any recipe quick; a recipe takes those that it has.
 QUICK = {
     "tag_epochs": 1.0, "tag_crop": 32, "cue_epochs": 1.0, "epochs": 1.0, "crop": 33, "size": 33, "width": 8, "batch": 4,
-    "cue_hidden": 8, "cue_convs": 1, "scales": (1.0,), "rounds": 1, "output_stride": 16,
+    "online_epochs": 1.0, "branch_width": 8, "cue_hidden": 8, "cue_convs": 1, "scales": (1.0,), "rounds": 1,
+    "output_stride": 16, "tag_batch": 4, "affinity_epochs": 1.0, "affinity_crop": 40, "affinity_batch": 4,
+    "walk_steps": 16, "boundary_epochs": 1.0,
+    "relation_epochs": 1.0, "relation_crop": 32, "relation_batch": 4, "relation_width": 8, "relation_radius": 4,
+    "tag_convs": 1, "tag_width": 8, "integral_epochs": 1.0,
 }  # fmt: skip
 
 
@@ -66,7 +70,7 @@ def test_runs_repeats_itself_and_keeps_to_the_tags(name, toy, tmp_path):
     "shape", ["one class, negatives, 3 images", "40 classes", "no masks, no val, odd sizes, unknown tags"]
 )
 def test_other_shapes_of_data(name, shape, toy, tmp_path):
-    masked = find_method(name).extra_supervision == "masks"
+    masked = find_method(name).extra_supervision != "none"
     data = {"one": few, "40 ": many_classes, "no ": bare}[shape[:3]](toy, tmp_path / "data")
     if masked and shape.startswith("no"):
         pytest.skip("needs masks")

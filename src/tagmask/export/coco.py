@@ -1,13 +1,14 @@
 """Masks as one COCO instances file, which CVAT, Label Studio, FiftyOne and pycocotools read.
 
-There is one annotation for each class of each image: weak labels know classes, not single objects.
+There is one annotation for each class of each image: weak labels know classes, not single objects. Where a method has
+found instances, there is one annotation for each of them, with its score.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -19,7 +20,9 @@ from pycocotools import mask as coco_mask
 
 from tagmask.export.checks import NamedMask, checked
 from tagmask.files import whole
-from tagmask.types import BACKGROUND, UNKNOWN
+from tagmask.types import BACKGROUND, UNKNOWN, Instances
+
+Region = tuple[int, NDArray[np.bool_], float | None]  # class id, pixels (H, W), score
 
 
 def write_coco(
@@ -29,17 +32,20 @@ def write_coco(
     *,
     rle: bool = False,
     files: Mapping[str, str] | None = None,
+    instances: Callable[[str], Instances | None] = lambda name: None,
+    file: str = "annotations.json",
 ) -> Path:
-    """Write (name, uint8 (H, W)) ``masks`` to ``folder/annotations.json`` and return its path.
+    """Write (name, uint8 (H, W)) ``masks`` to ``folder/file`` and return its path.
 
     ``rle``: the segmentation is a compressed run-length code and holds exactly the mask. Otherwise it is polygons along
     the pixel borders, which editors can move; polygons cannot express holes, so holes are filled (``area`` still
     counts the mask's own pixels). ``bbox`` is x, y, width, height in pixels. Neither says where the background is
     sure: 0 and 255 (unknown) both become "no annotation". ``file_name`` is ``files[name]`` where given, otherwise the
     name. Ids count from 1 in the order given, the category id is the class id: the same masks give the same bytes.
+    Where ``instances(name)`` is not None, it and not the mask says what is annotated; ``score`` is then given too.
     Appears by atomic rename. Raises DataError for a class id that ``classes`` does not name.
     """
-    path = folder / "annotations.json"
+    path = folder / file
     categories = [{"id": index, "name": name} for index, name in enumerate(classes) if index != BACKGROUND]
     folder.mkdir(parents=True, exist_ok=True)
     # Two lists grow at once and neither is held in memory: the second waits in a file of its own.
@@ -54,10 +60,11 @@ def write_coco(
             height, width = labels.shape
             image = {"id": number, "file_name": (files or {}).get(name, name), "width": width, "height": height}
             images.write((",\n" if number > 1 else "\n") + json.dumps(image))
-            for annotation in _annotations(labels, rle):
+            found = instances(name)
+            for region in _class_regions(labels) if found is None else _instance_regions(found):
                 count += 1
                 annotations.write(",\n" if count > 1 else "\n")
-                annotations.write(json.dumps({"id": count, "image_id": number, **annotation}))
+                annotations.write(json.dumps({"id": count, "image_id": number, **_annotation(*region, rle)}))
         images.write('\n],\n"annotations": [')
         annotations.seek(0)
         shutil.copyfileobj(annotations, images)
@@ -89,18 +96,29 @@ def polygons(region: NDArray[np.bool_]) -> list[list[int]]:
     return found
 
 
-def _annotations(labels: NDArray[np.uint8], rle: bool) -> Iterable[dict[str, Any]]:
-    """Yield the annotation, without its ids, of every class in ``labels`` (H, W)."""
+def _class_regions(labels: NDArray[np.uint8]) -> Iterator[Region]:
+    """Yield every class in ``labels`` (H, W)."""
     for index in np.unique(labels).tolist():
-        if index in (BACKGROUND, UNKNOWN):
-            continue
-        region = labels == index
-        code = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
-        segmentation = {"size": list(region.shape), "counts": code["counts"].decode("ascii")}
-        yield {
-            "category_id": index,
-            "iscrowd": 0,
-            "area": int(region.sum()),
-            "bbox": [int(value) for value in coco_mask.toBbox(code)],
-            "segmentation": segmentation if rle else polygons(region),
-        }
+        if index not in (BACKGROUND, UNKNOWN):
+            yield index, labels == index, None
+
+
+def _instance_regions(instances: Instances) -> Iterator[Region]:
+    """Yield every instance, the surest first."""
+    for number in np.unique(instances.ids).tolist():
+        if number != BACKGROUND:
+            yield instances.classes[number - 1], instances.ids == number, instances.scores[number - 1]
+
+
+def _annotation(index: int, region: NDArray[np.bool_], score: float | None, rle: bool) -> dict[str, Any]:
+    """Return the annotation of one region, without its ids."""
+    code = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
+    segmentation = {"size": list(region.shape), "counts": code["counts"].decode("ascii")}
+    return {
+        "category_id": index,
+        "iscrowd": 0,
+        "area": int(region.sum()),
+        "bbox": [int(value) for value in coco_mask.toBbox(code)],
+        "segmentation": segmentation if rle else polygons(region),
+        **({} if score is None else {"score": score}),
+    }

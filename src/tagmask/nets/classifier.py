@@ -14,20 +14,27 @@ class Classifier(nn.Module):
     ``classes`` is C-1: the tags, without background. ``convs`` puts that many 3x3 convolutions of ``width`` with ReLU
     and dropout before the head (SEC's foreground network has two of 1024). ``hidden`` puts that many fully connected
     layers of ``width`` *after* the average instead (SEC's background network has two; there they follow VGG16's fifth
-    pool directly, which fixes the image size  # ours); such a network has no class maps.
+    pool directly, which fixes the image size  # ours); such a network has no class maps. ``dropout`` is that of both
+    kinds of layers.
     """
 
-    def __init__(self, trunk: Trunk, classes: int, convs: int = 0, width: int = 1024, hidden: int = 0) -> None:
+    def __init__(
+        self, trunk: Trunk, classes: int, convs: int = 0, width: int = 1024, hidden: int = 0, dropout: float = 0.5
+    ) -> None:
         super().__init__()
         if classes < 1 or (convs and hidden):
             raise ValueError(f"expected 1 class or more, and convs or hidden; got {classes=}, {convs=}, {hidden=}")
         self.trunk = trunk
         self.classes = classes
-        self.options = {"convs": convs, "width": width, "hidden": hidden}
+        self.options = {"convs": convs, "width": width, "hidden": hidden, "dropout": dropout}
         inputs = trunk.channels[-1]
         layers: list[nn.Module] = []
         for _ in range(convs + hidden):
-            layers += [hidden_layer(inputs, width, kernel=3 if convs else 1), nn.ReLU(inplace=True), nn.Dropout(p=0.5)]
+            layers += [
+                hidden_layer(inputs, width, kernel=3 if convs else 1),
+                nn.ReLU(inplace=True),
+                nn.Dropout(p=dropout),
+            ]
             inputs = width
         self.neck = nn.Sequential(*layers)
         self.head = nn.Conv2d(inputs, classes, kernel_size=1, bias=False)

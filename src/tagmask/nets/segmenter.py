@@ -101,7 +101,7 @@ def build_segmenter(name: str, backbone: Backbone, classes: int, **options: Any)
 def deeplab_v1(trunk: Trunk, classes: int, *, width: int = 1024, rate: int = 12) -> Segmenter:
     """Build LargeFOV; ``rate`` is meant at output stride 8."""
     on_vgg = isinstance(trunk.body, VGG16)
-    head = LargeFOV(trunk.channels[-1], classes, width=width, rate=_at_stride(rate, 8, trunk), average=on_vgg)
+    head = LargeFOV(trunk.channels[-1], classes, width=width, rate=at_stride(rate, 8, trunk), average=on_vgg)
     _start_from_imagenet(trunk, [head], width)
     options = {"width": width, "rate": rate}
     return Segmenter("deeplab-v1", trunk, head, classes=classes, options=options)
@@ -121,7 +121,7 @@ def deeplab_v2(
     ``multi_scale`` fuses the scores of scales 1, 0.75 and 0.5 by their maximum, in training and evaluation alike.
     """
     width = (1024 if isinstance(trunk.body, VGG16) else 0) if width is None else width
-    head = SummedASPP(trunk.channels[-1], classes, rates=[_at_stride(r, 8, trunk) for r in rates], width=width)
+    head = SummedASPP(trunk.channels[-1], classes, rates=[at_stride(r, 8, trunk) for r in rates], width=width)
     _start_from_imagenet(trunk, [branch for branch in head.branches if isinstance(branch, LargeFOV)], width)
     options = {"width": width, "rates": list(rates), "multi_scale": multi_scale}
     scales = (0.75, 0.5) if multi_scale else ()  # paper
@@ -149,7 +149,7 @@ def deeplab_v3(
     for unit, factor in zip(units, (1, 2, 4), strict=False):  # paper
         rate = factor * 32 // trunk.output_stride
         unit.dilation, unit.padding = (rate, rate), (rate, rate)
-    head = PooledASPP(trunk.channels[-1], classes, rates=[_at_stride(r, 16, trunk) for r in rates], width=width)
+    head = PooledASPP(trunk.channels[-1], classes, rates=[at_stride(r, 16, trunk) for r in rates], width=width)
     options = {"width": width, "rates": list(rates), "multi_grid": bool(units)}
     return Segmenter("deeplab-v3", trunk, head, classes=classes, options=options, upsampled=True)
 
@@ -170,7 +170,8 @@ def _last_block(trunk: Trunk) -> list[nn.Conv2d]:
     return [unit[0] for unit in units] if [len(unit) for unit in units] == [1, 1, 1] else []
 
 
-def _at_stride(rate: int, stride: int, trunk: Trunk) -> int:
+def at_stride(rate: int, stride: int, trunk: Trunk) -> int:
+    """Return the rate, meant at output ``stride``, that reaches as many pixels on ``trunk``; 1 or more."""
     return max(1, round(rate * stride / trunk.output_stride))
 
 

@@ -15,16 +15,26 @@ from torch import nn
 
 from tagmask.errors import OptionError, RunError
 from tagmask.files import read_json, whole, write_json
+from tagmask.nets.affinity import AffinityNet
 from tagmask.nets.backbones import Backbone, build_backbone
+from tagmask.nets.boundary import BoundaryNet
 from tagmask.nets.classifier import Classifier
+from tagmask.nets.multi_dilated import MultiDilated
+from tagmask.nets.relation import RelationNet
+from tagmask.nets.seam import SeamClassifier
 from tagmask.nets.segmenter import Segmenter, build_segmenter
 
 FORMAT = 1
 DESCRIPTION, NUMBERS = "model.json", "model.safetensors"
 # What can be kept. Each has a ``trunk``, the ``options`` of its constructor, JSON-able, and where it has such, ``classes``.
 NETWORKS: dict[str, type[nn.Module]] = {
+    "affinity": AffinityNet,
+    "boundary": BoundaryNet,
     "classifier": Classifier,
     "segmenter": Segmenter,
+    "seam": SeamClassifier,
+    "multi-dilated": MultiDilated,
+    "relation": RelationNet,
 }
 WHAT_TO_DO = "run again the command that made it, or give another folder."
 

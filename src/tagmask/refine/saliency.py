@@ -149,6 +149,9 @@ def compromise(
     return np.atleast_1d(spsolve((laplacian + diags_array(ground + contrast + 1e-9)).tocsc(), contrast))
 
 
+DETECTORS = {"mbd": minimum_barrier, "rbd": background_connectivity}
+
+
 def _lab(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return CIELAB float32 (H, W, 3), L in 0..100."""
     return np.asarray(cv2.cvtColor(pixels.astype(np.float32) / 255, code=cv2.COLOR_RGB2LAB), dtype=np.float32)

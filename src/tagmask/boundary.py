@@ -1,0 +1,135 @@
+"""Learn from the masks of some classes where objects of any class end, and let activations walk in two stages around it.
+
+Zhou et al. Weak-shot Semantic Segmentation by Transferring Semantic Affinity and Boundary (RETAB). BMVC 2022.
+https://arxiv.org/abs/2110.01519
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tagmask.affinity import affinity_planes, carried
+from tagmask.augment import channels_first, resize_labels
+from tagmask.classify import mean_colour
+from tagmask.data.photos import PerImage, Photos
+from tagmask.fit import Schedule, fit
+from tagmask.label import background_power, labels_from_scores
+from tagmask.nets.affinity import AffinityNet
+from tagmask.nets.backbones import Backbone, build_backbone
+from tagmask.nets.boundary import BoundaryNet
+from tagmask.nets.folded import folded
+from tagmask.pairs import mean_where
+from tagmask.refine.walk import half_disc, transition
+from tagmask.segment import LabelledViews
+from tagmask.types import BACKGROUND, UNKNOWN, Activation, LabelMap, Photo
+from tagmask.work import Job
+
+EDGE = 1  # label of boundary pixels in the maps that `find_edges` returns
+
+
+def boundary_pixels(labels: Tensor, band: int) -> Tensor:
+    """Return where label maps (B, H, W) are boundary: bool (B, H, W).
+
+    That is where they are 255, which in VOC's own masks is a seam of about five pixels around each object (author code).
+    Masks without a seam have none of these; so with ``band`` above 0 the pixels at most so far (in rows and columns) from
+    one of another label, 255 aside, are boundary too (ours).
+    """
+    void = labels == UNKNOWN
+    if not band:
+        return void
+    window = nn.MaxPool2d(kernel_size=2 * band + 1, stride=1, padding=band)
+    high = window(torch.where(void, -1.0, labels.float()))  # the largest label around, and the smallest
+    low = -window(-torch.where(void, 256.0, labels.float()))
+    return void | (high > low)
+
+
+def boundary_loss(logits: Tensor, labels: Tensor, band: int) -> Tensor:
+    """Return the mean cross-entropy of boundary pixels, plus half of the background's and half of the objects'.
+
+    ``logits`` float (B, H, W), ``labels`` (B, H, W) with the band of ``boundary_pixels``. Each mean is over its own pixels
+    in the batch; one without a pixel counts as 0. Source: author code.
+    """
+    edge = boundary_pixels(labels, band)
+    inside = ~edge & (labels != BACKGROUND)
+    missed, invented = functional.softplus(-logits.float()), functional.softplus(logits.float())
+    return (
+        mean_where(missed, edge)
+        + 0.5 * mean_where(invented, ~edge & (labels == BACKGROUND))
+        + 0.5 * mean_where(invented, inside)
+    )
+
+
+def fit_boundary(
+    photos: Photos,
+    labels: PerImage[LabelMap],
+    backbone: Backbone,
+    *,
+    stride: int,
+    band: int,
+    crop: int,
+    schedule: Schedule,
+    seed: int,
+    job: Job,
+) -> BoundaryNet:
+    """Train a network to tell the boundary pixels of masks; views of ``crop`` pixels at the photos' own scale."""
+    torch.manual_seed(seed)
+    network = BoundaryNet(build_backbone(backbone), stride=stride)
+    views = LabelledViews(photos, labels, crop, scales=(1.0, 1.0), fill=mean_colour(network))
+
+    def loss(network: nn.Module, images: Tensor, truth: Tensor) -> Mapping[str, Tensor]:
+        return {"boundary": boundary_loss(network(images.float() / 255)[:, 0], truth, band)}
+
+    return fit(network, views, loss, schedule, seed=seed, job=job)
+
+
+def find_edges(network: BoundaryNet, photo: Photo) -> LabelMap:
+    """Return 1 at the boundary pixels of a photo, where the network is surer than one half, and 0 elsewhere."""
+    device = next(network.parameters()).device
+    image = torch.from_numpy(channels_first(photo.pixels)[None]).to(device).float().div(255)
+    with torch.no_grad():
+        logits = folded(network)(image.contiguous(memory_format=torch.channels_last))[0, 0]
+    return LabelMap((logits > 0).to(torch.uint8).cpu().numpy())
+
+
+def off_edges(labels: LabelMap, edges: LabelMap) -> LabelMap:
+    """Return the labels with 255 where ``edges`` of the same size is boundary. Source: author code."""
+    return LabelMap(np.where(edges.labels == EDGE, np.uint8(UNKNOWN), labels.labels))
+
+
+def propagate_around(
+    network: AffinityNet,
+    photo: Photo,
+    activation: Activation,
+    edges: LabelMap,
+    *,
+    alpha: float,
+    beta: float,
+    radius: int,
+    steps: int,
+) -> LabelMap:
+    """Return the labels of a photo after its maps and their background (1 - max)^``alpha`` have walked in two stages.
+
+    First only from cell to cell off the boundary, so that nothing crosses it; then only into the cells of the boundary,
+    from all around, while the others keep what they have. A photo without tags is background.
+    """
+    if not activation.classes:
+        return LabelMap(np.full(photo.size, BACKGROUND, dtype=np.uint8))
+    affinity, offsets = affinity_planes(network, photo, radius=radius), half_disc(radius)
+    inner = cells(edges, affinity.shape[1:]) != EDGE  # (h, w)
+    scores = background_power(activation, alpha)
+    for sources, targets in ((inner, inner), (None, ~inner)):
+        step = transition(affinity, offsets, beta=beta, sources=sources, targets=targets)
+        device = next(network.parameters()).device
+        scores = carried(scores, step, steps=steps, stride=network.stride, device=device)
+    return labels_from_scores(scores, activation.classes)
+
+
+def cells(labels: LabelMap, grid: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return the labels, uint8 (H, W), at the nearest pixel of each cell of a grid (h, w). Source: author code."""
+    return resize_labels(labels.labels, grid[0], grid[1])
