@@ -40,7 +40,7 @@ DESK_SEC = {
     "policy": "poly",
     "width": 256,
 }
-DESK_AFFINITY = {"affinity_epochs": 4.0, "affinity_crop": 224}
+DESK_AFFINITY = {"affinity_epochs": 8.0, "affinity_crop": 224}
 TABLE = {  # the rows of RETAB's table, as options of the recipe
     "plain": {"boundary": False, "affinity_masks": False, "segment_masks": False},
     "SEGGT": {"boundary": False, "affinity_masks": False},
@@ -62,12 +62,19 @@ def weak_shot(common: Mapping[str, Any], activations: str) -> dict[str, Row]:
     }
 
 
+DESK_RELATION = {
+    "relation_crop": 256,
+    "relation_batch": 16,
+    "relation_rate": 0.03,
+    "relation_momentum": 0.9,
+}
 DESK = {
     "full": Row("full", DESK_SEGMENTER),
     "cam": Row("cam", {**DESK_SEGMENTER, **DESK_TAGS}),
     "sec": Row("sec", DESK_SEC),
     "affinitynet": Row("affinitynet", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_AFFINITY}),
-    **weak_shot({**DESK_SEGMENTER, **DESK_TAGS, **DESK_AFFINITY, "band": 2}, "cam"),
+    "irn": Row("irn", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_RELATION}),
+    **weak_shot({**DESK_SEGMENTER, **DESK_TAGS, **DESK_AFFINITY, "band": 2, "affinity_rate": 0.1}, "cam"),
 }
 LARGE_SEGMENTER = {"epochs": 30.0, "crop": 257, "zoom": (0.5, 2.0)}
 LARGE_TAGS = {"tag_epochs": 5.0, "tag_crop": 256}
