@@ -40,7 +40,10 @@ DESK_SEC = {
     "policy": "poly",
     "width": 256,
 }
-DESK_AFFINITY = {"affinity_epochs": 8.0, "affinity_crop": 224}
+DESK_WALK = (
+    64  # steps, and not 256: photos of 256 pixels have half of VOC's cells a side, and a walk spreads by the root
+)
+DESK_AFFINITY = {"affinity_epochs": 8.0, "affinity_crop": 224, "walk_steps": DESK_WALK}
 TABLE = {  # the rows of RETAB's table, as options of the recipe
     "plain": {"boundary": False, "affinity_masks": False, "segment_masks": False},
     "SEGGT": {"boundary": False, "affinity_masks": False},
@@ -63,17 +66,39 @@ def weak_shot(common: Mapping[str, Any], activations: str) -> dict[str, Row]:
 
 
 DESK_RELATION = {
-    "relation_crop": 256,
+    "relation_epochs": 4.0,
+    "relation_crop": 224,
     "relation_batch": 16,
     "relation_rate": 0.03,
     "relation_momentum": 0.9,
+    "walk_steps": DESK_WALK,
+    "walk_threshold": 0.0,
+    "walk_crf": True,
+}
+DESK_SEAM = {"tag_epochs": 8.0, "tag_crop": 224, "scales": (0.5, 1.0, 1.5), "calibrate": 0.26}
+DESK_RDC = {
+    **DESK_SEGMENTER,
+    "tag_epochs": 4.0,
+    "tag_crop": 224,
+    "tag_rate": 0.01,
+    "tag_policy": "poly",
+    "branch_width": 256,
+    "batch": 16,
+    "scales": (0.5, 1.0, 1.5),
+    "flip": True,
+    "segmenter": "deeplab-v3",
+    "rate": 0.002,
+    "test_crf": False,
+    "online_epochs": 2.0,
 }
 DESK = {
     "full": Row("full", DESK_SEGMENTER),
     "cam": Row("cam", {**DESK_SEGMENTER, **DESK_TAGS}),
     "sec": Row("sec", DESK_SEC),
-    "affinitynet": Row("affinitynet", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_AFFINITY}),
+    "affinitynet": Row("affinitynet", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_AFFINITY, "walk_crf": True}),
     "irn": Row("irn", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_RELATION}),
+    "seam": Row("seam", {**DESK_SEGMENTER, **DESK_AFFINITY, **DESK_SEAM}),
+    "rdc": Row("rdc", DESK_RDC),
     **weak_shot({**DESK_SEGMENTER, **DESK_TAGS, **DESK_AFFINITY, "band": 2, "affinity_rate": 0.1}, "cam"),
 }
 LARGE_SEGMENTER = {"epochs": 30.0, "crop": 257, "zoom": (0.5, 2.0)}

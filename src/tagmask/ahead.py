@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+Name = TypeVar("Name")
 MOST_WORKERS = 8  # images in memory at a time; more than a GPU needs to be kept busy  # ours
 
 
-def computed(names: list[str], compute: Callable[[str], Any]) -> Iterator[str]:
+def computed(names: Sequence[Name], compute: Callable[[Name], Any]) -> Iterator[Name]:
     """Yield each name once ``compute(name)`` is done; as many images at a time as torch has threads.
 
     One thread an image beats all threads on one image: nothing waits for the slowest part of each layer, and reading,

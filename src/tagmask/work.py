@@ -29,6 +29,7 @@ from tagmask.nets.backbones import Backbone
 from tagmask.nets.folded import look_in
 from tagmask.nets.storage import load_network, save_network
 from tagmask.progress import Narrator
+from tagmask.together import groups_of, together
 from tagmask.types import Sample
 
 Value = TypeVar("Value")
@@ -97,6 +98,9 @@ class Work:
     narrator: Narrator = field(default_factory=Narrator)
     costs: list[StageCost] = field(default_factory=list)
     _made: dict[int, tuple[Any, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.batches = self.device.startswith("cuda")  # photos of one size go through networks together
 
     def photos(self, samples: Sequence[Sample]) -> Photos:
         """The images of ``samples``, read when asked for, at the working size of this run."""
@@ -187,11 +191,14 @@ class Work:
         def compute(image: str) -> None:
             arguments = (value[image] if isinstance(value, PerImage) else value for value in inputs)
             value = function(*arguments, **options)
-            with whole(self._object(keys[image], suffix)) as temporary:
-                KINDS[kind][1](temporary, value)
+            if not self._object(keys[image], suffix).exists():  # of a group some may be there
+                with whole(self._object(keys[image], suffix)) as temporary:
+                    KINDS[kind][1](temporary, value)
 
         if missing:
-            self._compute_each(name, names, missing, keys, compute)
+            photos = [value for value in per_image if isinstance(value, Photos)]
+            groups = groups_of(names, photos[0].size_of) if photos and self.batches else [[n] for n in missing]
+            self._compute_each(name, names, [g for g in groups if {*g} & {*missing}], {*missing}, keys, compute)
         spent = self._ledger(name).total(keys.values())
         reused = len(names) - len(missing)
         self.costs.append(StageCost(name, len(names), len(missing), reused, *spent))
@@ -203,7 +210,8 @@ class Work:
         self,
         name: str,
         names: list[str],
-        missing: list[str],
+        groups: list[list[str]],
+        missing: set[str],
         keys: dict[str, str],
         compute: Callable[[str], None],
     ) -> None:
@@ -211,11 +219,14 @@ class Work:
         done = len(names) - len(missing)
         with Meter() as meter, self.narrator.stage(name, len(names), done) as counter, ledger.open():
             seconds = idle = 0.0
-            for image in computed(missing, compute):
-                now, idle_now = meter.seconds, meter.idle
-                ledger.add(keys[image], now - seconds, meter.look(), max(0.0, idle_now - idle))
+            for group in computed(groups, lambda group: together(group, compute)):
+                now, idle_now, new = meter.seconds, meter.idle, [image for image in group if image in missing]
+                for image in new:
+                    ledger.add(
+                        keys[image], (now - seconds) / len(new), meter.look(), max(0.0, idle_now - idle) / len(new)
+                    )
+                    counter.advance()
                 seconds, idle = now, idle_now
-                counter.advance()
 
     def _show(self, name: str, results: Results[Any], suffix: str) -> None:
         """Lay the results under the run's folder; those of an earlier choice of options are taken away."""

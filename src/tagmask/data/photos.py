@@ -57,6 +57,10 @@ class Photos(PerImage[Photo]):
     def __getitem__(self, name: str) -> Photo:
         return load_photo(self.samples[name], longest=self.longest or None)
 
+    def size_of(self, name: str) -> tuple[int, int]:
+        """Height and width of the image in its file, without reading it; equal ones are read at equal sizes."""
+        return image_size(self.samples[name].image)
+
     def tags(self, name: str) -> tuple[int, ...] | None:
         """The tags of one image, without reading it."""
         return self.samples[name].tags
