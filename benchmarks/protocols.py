@@ -43,7 +43,7 @@ DESK_SEC = {
 DESK_WALK = (
     64  # steps, and not 256: photos of 256 pixels have half of VOC's cells a side, and a walk spreads by the root
 )
-DESK_AFFINITY = {"affinity_epochs": 8.0, "affinity_crop": 224, "walk_steps": DESK_WALK}
+DESK_AFFINITY = {"affinity_epochs": 4.0, "affinity_crop": 224, "walk_steps": DESK_WALK}
 TABLE = {  # the rows of RETAB's table, as options of the recipe
     "plain": {"boundary": False, "affinity_masks": False, "segment_masks": False},
     "SEGGT": {"boundary": False, "affinity_masks": False},
@@ -75,7 +75,13 @@ DESK_RELATION = {
     "walk_threshold": 0.0,
     "walk_crf": True,
 }
-DESK_SEAM = {"tag_epochs": 8.0, "tag_crop": 224, "scales": (0.5, 1.0, 1.5), "calibrate": 0.26}
+DESK_SEAM = {
+    "tag_epochs": 8.0,
+    "tag_crop": 224,
+    "scales": (0.5, 1.0, 1.5),
+    "calibrate": 0.26,
+    "affinity_rate": 0.1,
+}
 DESK_RDC = {
     **DESK_SEGMENTER,
     "tag_epochs": 4.0,
@@ -99,7 +105,18 @@ DESK = {
     "irn": Row("irn", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_RELATION}),
     "seam": Row("seam", {**DESK_SEGMENTER, **DESK_AFFINITY, **DESK_SEAM}),
     "rdc": Row("rdc", DESK_RDC),
-    **weak_shot({**DESK_SEGMENTER, **DESK_TAGS, **DESK_AFFINITY, "band": 2, "affinity_rate": 0.1}, "cam"),
+    **weak_shot(
+        {
+            **DESK_SEGMENTER,
+            **DESK_TAGS,
+            **DESK_AFFINITY,
+            "band": 2,
+            "boundary_epochs": 4.0,
+            "boundary_rate": 0.01,
+            "affinity_rate": 0.1,
+        },
+        "cam",
+    ),
 }
 LARGE_SEGMENTER = {"epochs": 30.0, "crop": 257, "zoom": (0.5, 2.0)}
 LARGE_TAGS = {"tag_epochs": 5.0, "tag_crop": 256}
