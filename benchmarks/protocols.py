@@ -44,6 +44,14 @@ DESK_WALK = (
     64  # steps, and not 256: photos of 256 pixels have half of VOC's cells a side, and a walk spreads by the root
 )
 DESK_AFFINITY = {"affinity_epochs": 4.0, "affinity_crop": 224, "walk_steps": DESK_WALK}
+DESK_RETAB = {
+    **DESK_SEGMENTER,
+    **DESK_AFFINITY,
+    "band": 2,
+    "boundary_epochs": 4.0,
+    "boundary_rate": 0.01,
+    "affinity_rate": 0.1,
+}
 TABLE = {  # the rows of RETAB's table, as options of the recipe
     "plain": {"boundary": False, "affinity_masks": False, "segment_masks": False},
     "SEGGT": {"boundary": False, "affinity_masks": False},
@@ -105,18 +113,8 @@ DESK = {
     "irn": Row("irn", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_RELATION}),
     "seam": Row("seam", {**DESK_SEGMENTER, **DESK_AFFINITY, **DESK_SEAM}),
     "rdc": Row("rdc", DESK_RDC),
-    **weak_shot(
-        {
-            **DESK_SEGMENTER,
-            **DESK_TAGS,
-            **DESK_AFFINITY,
-            "band": 2,
-            "boundary_epochs": 4.0,
-            "boundary_rate": 0.01,
-            "affinity_rate": 0.1,
-        },
-        "cam",
-    ),
+    **weak_shot({**DESK_RETAB, **DESK_TAGS}, "cam"),
+    **weak_shot({**DESK_RETAB, **DESK_SEAM, "tag_momentum": 0.0005, "tag_batch": 8, "walk_power": 6.0}, "seam"),
 }
 LARGE_SEGMENTER = {"epochs": 30.0, "crop": 257, "zoom": (0.5, 2.0)}
 LARGE_TAGS = {"tag_epochs": 5.0, "tag_crop": 256}
@@ -124,6 +122,10 @@ FULL = {
     "full": Row("full", LARGE_SEGMENTER),
     "cam": Row("cam", {**LARGE_SEGMENTER, **LARGE_TAGS}),
     "sec": Row("sec", {"rate": 0.005, "cue_rate": 0.005}),
+    "affinitynet": Row("affinitynet", {**LARGE_SEGMENTER, **LARGE_TAGS, **DESK_AFFINITY, "affinity_epochs": 8.0}),
+    "irn": Row("irn", {**LARGE_SEGMENTER, **LARGE_TAGS, **DESK_RELATION}),
+    "seam": Row("seam", {**LARGE_SEGMENTER, **DESK_AFFINITY, **DESK_SEAM}),
+    "rdc": Row("rdc", {**DESK_RDC, **LARGE_SEGMENTER}),
 }
 PROTOCOLS = {
     "desk": Protocol("1000 photos with the classes balanced; sized for 2 CPU cores", "train1000", 2, (0,), DESK),
