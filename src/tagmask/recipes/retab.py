@@ -133,7 +133,10 @@ def activate(data: Dataset, work: Work, options: Options, backbone: Backbone) ->
     }  # fmt: skip
     classifier: Classifier | SeamClassifier
     if seam:
-        classifier = work.once("classifier", fit_seam, data.train, backbone, **common)
+        classifier = work.once(
+            "classifier", fit_seam, data.train, backbone,
+            pcm=True, rescale=0.3, er_weight=1.0, ecr_weight=1.0, hardest=0.2, **common,  # paper, author code (SEAM)
+        )  # fmt: skip
     else:
         classifier = work.once("classifier", fit_classifier, data.train, backbone, balance=options.balance, **common)
     looks: dict[str, Any] = {"scales": options.scales, "flip": options.flip, **({"minmax": True} if seam else {})}
