@@ -70,6 +70,11 @@ def test_activations_of_seam(weak, tmp_path):
         go("retab", weak, tmp_path / "other", activations="cams")
 
 
+def test_without_a_novel_class_it_says_that_all_masks_are_learned_from(toy, weak, tmp_path):
+    go("retab", toy, tmp_path / "all")
+    assert "no class is novel, so every mask is learned from" in (tmp_path / "all" / "log.txt").read_text()
+
+
 def test_without_a_base_mask_it_says_so_at_once(weak, tmp_path):
     bare = weak.only(tuple(replace(sample, mask=None) for sample in weak.samples))
     with pytest.raises(DataError, match="no training photo without a novel class has a mask; give --novel"):

@@ -93,6 +93,8 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
             f"{data.root}: no training photo without a novel class has a mask; give --novel the classes that have tags "
             "only, and masks/ for photos of the others (affinitynet needs no mask)."
         )
+    if not data.novel:
+        work.narrator.say("no class is novel, so every mask is learned from; --novel names classes that have tags only")
     truth = Truth(masked, classes=len(data.classes), longest=work.longest)
     backbone, seed = replace(work.backbone, output_stride=options.output_stride), work.seed
     small = Schedule(
