@@ -81,7 +81,6 @@ DESK_RELATION = {
     "relation_momentum": 0.9,
     "walk_steps": DESK_WALK,
     "walk_threshold": 0.0,
-    "walk_crf": True,
 }
 DESK_SEAM = {
     "tag_epochs": 8.0,
@@ -109,7 +108,7 @@ DESK = {
     "full": Row("full", DESK_SEGMENTER),
     "cam": Row("cam", {**DESK_SEGMENTER, **DESK_TAGS}),
     "sec": Row("sec", DESK_SEC),
-    "affinitynet": Row("affinitynet", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_AFFINITY, "walk_crf": True}),
+    "affinitynet": Row("affinitynet", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_AFFINITY}),
     "irn": Row("irn", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_RELATION}),
     "seam": Row("seam", {**DESK_SEGMENTER, **DESK_AFFINITY, **DESK_SEAM}),
     "rdc": Row("rdc", DESK_RDC),
