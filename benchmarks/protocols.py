@@ -109,6 +109,9 @@ DESK = {
     "cam": Row("cam", {**DESK_SEGMENTER, **DESK_TAGS}),
     "sec": Row("sec", DESK_SEC),
     "affinitynet": Row("affinitynet", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_AFFINITY}),
+    "affinitynet with a CRF": Row(
+        "affinitynet", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_AFFINITY, "walk_crf": True, "rounds": 1}
+    ),
     "irn": Row("irn", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_RELATION}),
     "seam": Row("seam", {**DESK_SEGMENTER, **DESK_AFFINITY, **DESK_SEAM}),
     "rdc": Row("rdc", DESK_RDC),
