@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 from torch.nn import functional as F
 
 from tagmask.activate import (
@@ -182,3 +185,35 @@ def test_maps_of_rates_are_summed_over_scales_before_they_are_fused(dilated, pho
     with torch.no_grad():
         believed = tuple((dilated(image)[0] > 0).nonzero().flatten().tolist())
     assert multi_rate_cam(dilated, photo, predicted=True).classes == tuple(c + 1 for c in believed)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    height=st.sampled_from([1, 7, 31, 50]),
+    width=st.sampled_from([1, 13, 47]),
+    classes=st.sampled_from([1, 5, 254]),
+    flip=st.booleans(),
+    minmax=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_maps_of_any_photo_are_those_of_one_scale_after_the_other(height, width, classes, flip, minmax, seed):
+    torch.manual_seed(seed)
+    network = Classifier(build_backbone(Backbone("test_resnet", weights="none")), classes=classes).eval()
+    random = np.random.default_rng(seed)
+    tags = tuple(sorted({1, classes, int(random.integers(1, classes + 1))}))
+    odd = Photo("p", random.integers(0, 256, (height, width, 3), dtype=np.uint8), tags)
+    found = multi_scale_cam(network, odd, scales=(0.5, 1.5), flip=flip, minmax=minmax).maps
+    for k, tag in enumerate(tags):
+        total = np.zeros((height, width), dtype=np.float32)
+        for scale in (0.5, 1.5):
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            pixels = np.asarray(Image.fromarray(odd.pixels).resize(size, Image.Resampling.BICUBIC))
+            for way in (1, -1) if flip else (1,):
+                image = torch.from_numpy(pixels[:, ::way].transpose(2, 0, 1).copy())[None] / 255
+                with torch.no_grad():
+                    one = network.maps(image)[:, tag - 1 : tag].relu()
+                whole = F.interpolate(one.flip(3) if way < 0 else one, size=(height, width), mode="bilinear")
+                total += whole[0, 0].numpy()
+        if minmax:
+            total = np.maximum(total - total.min() - 1e-5, 0)
+        np.testing.assert_allclose(found[k], total / (total.max() + 1e-5), atol=2e-3)
