@@ -19,7 +19,7 @@ demo: setup     ## draw photos, run cam and full on them, compare; then look at 
 	$(BIN)/tagmask demo --out demo
 
 test: setup     ## the fast tests (under 3 minutes on 2 cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 test-slow: setup  ## the tests that need minutes, real data or a peer package
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'

@@ -89,6 +89,16 @@ DESK_SEAM = {
     "calibrate": 0.26,
     "affinity_rate": 0.1,
 }
+DESK_OAA = {
+    **DESK_SEGMENTER,
+    "tag_epochs": 8.0,
+    "tag_rate": 0.01,
+    "tag_batch": 16,
+    "policy": "poly",
+    "tag_stride": 16,
+    "tag_convs": 0,
+    "integral_epochs": 6.0,
+}
 DESK_RDC = {
     **DESK_SEGMENTER,
     "tag_epochs": 4.0,
@@ -114,6 +124,7 @@ DESK = {
     ),
     "irn": Row("irn", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_RELATION}),
     "seam": Row("seam", {**DESK_SEGMENTER, **DESK_AFFINITY, **DESK_SEAM}),
+    "oaa": Row("oaa", DESK_OAA),
     "rdc": Row("rdc", DESK_RDC),
     **weak_shot({**DESK_RETAB, **DESK_TAGS}, "cam"),
     **weak_shot({**DESK_RETAB, **DESK_SEAM, "tag_momentum": 0.0005, "tag_batch": 8, "walk_power": 6.0}, "seam"),

@@ -63,14 +63,15 @@ def test_each_option_reaches_its_stage(toy, tmp_path, store, option, stage):
     assert computed[0] == stage
 
 
-def test_the_rate_of_the_attention_networks_falls_once(toy, tmp_path):
-    go("oaa", toy, tmp_path / "run", tag_epochs=3.0, tag_batch=5, tag_rate=0.01)
-    for stage, epochs in (("attention", 3), ("integral", 1)):
+@pytest.mark.parametrize("integral_rate", [0.0, 0.003])
+def test_the_rates_of_the_attention_networks_fall_once(toy, tmp_path, integral_rate):
+    go("oaa", toy, tmp_path / "run", tag_epochs=3.0, tag_batch=5, tag_rate=0.01, integral_rate=integral_rate)
+    for stage, epochs, rate in (("attention", 3, 0.01), ("integral", 1, integral_rate or 0.01)):
         curve = [json.loads(line) for line in (tmp_path / "run" / stage / "curve.jsonl").read_text().splitlines()]
         steps = -(-epochs * len(toy.train) // 5)
         assert len(curve) == steps
         for point in curve:
-            assert point["lr"] == pytest.approx(0.001 if point["step"] >= 2 / 3 * steps else 0.01)
+            assert point["lr"] == pytest.approx(rate / 10 if point["step"] >= 2 / 3 * steps else rate)
 
 
 @pytest.mark.parametrize("saliency", ["mbd", "rbd"])

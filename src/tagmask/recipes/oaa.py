@@ -34,9 +34,9 @@ class Options:
     """Every choice of the recipe: what it is, and after the semicolon where its value comes from."""
 
     tag_epochs: float = 15.0  # epochs of the classifier whose attention is gathered; author code
-    tag_rate: float = 1e-3  # learning rate of both attention networks; author code
-    tag_batch: int = 5  # photos in their training step; author code
-    policy: str = "step"  # how their rate falls: step (to a tenth after two thirds) or poly (to nothing); author code
+    tag_rate: float = 1e-3  # learning rate of the classifier; author code
+    tag_batch: int = 5  # photos in a training step of it and of the integral network; author code
+    policy: str = "step"  # how the rates of both fall: step (to a tenth after two thirds) or poly (to nothing); author code
     size: int = 224  # photos are warped to a square of this side in pixels; author code (there the short side)
     tag_stride: int = 8  # pixels a cell of their grid; author code
     tag_convs: int = 3  # 3x3 convolutions before their class maps; paper
@@ -50,6 +50,7 @@ class Options:
     integral: bool = True  # OAA+: a second network learns the gathered maps and gives its own; paper
     loss: str = "hybrid"  # its loss: hybrid, or ce with which the paper compares; paper
     integral_epochs: float = 15.0  # its epochs; author code
+    integral_rate: float = 0.0  # its learning rate, where 0 means: that of the classifier; author code (the same)
     scales: tuple[float, ...] = (1.0,)  # scales of the square at which its maps are summed; author code
     flip: bool = False  # sum its maps of the mirror image too; author code
     saliency: str = "none"  # the background: none (a threshold, CRF), or mbd or rbd saliency; ours (paper: a network's)
@@ -86,7 +87,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         options.tag_epochs, options.tag_batch, options.tag_rate,
         policy=options.policy, drop_at=(2 / 3,), bias_rate=2, nesterov=True,  # author code
     )  # fmt: skip
-    second = replace(schedule, epochs=options.integral_epochs)
+    second = replace(schedule, epochs=options.integral_epochs, rate=options.integral_rate or options.tag_rate)
     network: dict[str, Any] = {
         "classes": len(data.classes) - 1, "size": options.size, "mirror": options.mirror, "convs": options.tag_convs,
         "width": options.tag_width, "seed": work.seed,
