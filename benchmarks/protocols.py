@@ -98,6 +98,7 @@ DESK_OAA = {
     "tag_stride": 16,
     "tag_convs": 0,
     "integral_epochs": 6.0,
+    "integral_rate": 0.003,
 }
 DESK_RDC = {
     **DESK_SEGMENTER,

@@ -215,7 +215,7 @@ def test_a_checkpoint_and_its_memory_are_of_one_step_wherever_the_kill_falls(tmp
         return save_file(*given, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr("tagmask.fit.save_file", power_cut)
+        patched.setattr("tagmask.checkpoint.save_file", power_cut)
         with pytest.raises(KeyboardInterrupt):
             fit(network(), Noise(), lost.loss(), schedule, seed=5, job=cut, memory=lost)
     assert len(list(cut.folder.glob("memory-*"))) == 2

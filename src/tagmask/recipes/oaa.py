@@ -36,7 +36,7 @@ class Options:
     tag_epochs: float = 15.0  # epochs of the classifier whose attention is gathered; author code
     tag_rate: float = 1e-3  # learning rate of the classifier; author code
     tag_batch: int = 5  # photos in a training step of it and of the integral network; author code
-    policy: str = "step"  # how the rates of both fall: step (to a tenth after two thirds) or poly (to nothing); author code
+    policy: str = "step"  # how both rates fall: step (to a tenth after two thirds) or poly (to nothing); author code
     size: int = 224  # photos are warped to a square of this side in pixels; author code (there the short side)
     tag_stride: int = 8  # pixels a cell of their grid; author code
     tag_convs: int = 3  # 3x3 convolutions before their class maps; paper
