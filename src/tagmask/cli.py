@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tagmask.errors import OptionError, RunError, TagmaskError
-from tagmask.registry import Method, find_method, methods
+from tagmask.flags import data_choice, data_flags, run_flags
+from tagmask.registry import find_method, methods
 
 if TYPE_CHECKING:
     from tagmask.types import Dataset
@@ -66,10 +66,10 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     show = verb("show", _show, "Say what a method is, what it needs and what its options are.")
     show.add_argument("method", metavar="METHOD", help="a name that `tagmask methods` lists")
     check = verb("check", _check, "Say what a data set holds, what is odd, and what a run would train on.")
-    _data_flags(check)
+    data_flags(check)
     check.add_argument("--json", action="store_true", help="as JSON, with every problem")
     run = verb("run", _run, "Run a method: from tags to masks, a network and a report.")
-    _run_flags(run, words)
+    run_flags(run, words)
     predict = verb("predict", _predict, "Label new photos with the network of a finished run.")
     predict.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help="files and folders")
@@ -83,7 +83,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     )
     evaluate = verb("evaluate", _evaluate, "Score masks against the masks of a data set.")
     evaluate.add_argument("masks", type=Path, metavar="MASKS", help="folder of NAME.png, or of a finished run")
-    _data_flags(evaluate)
+    data_flags(evaluate)
     evaluate.add_argument("--split", help="only the images of this split")
     evaluate.add_argument("--only", nargs="+", metavar="CLASS", help="average over these classes (all that occur)")
     evaluate.add_argument("--json", action="store_true", help="as JSON")
@@ -93,80 +93,6 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True, help="folder for what is written")
     export.add_argument("--rle", action="store_true", help="coco: exact run-length masks instead of polygons")
     return parser
-
-
-def _data_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder or table of images and tags (see docs/data.md)")
-    parser.add_argument(
-        "--train-split", default="train", help="the split to learn from (train; all where there is none)"
-    )
-    parser.add_argument("--val-split", default="val", help="the split to validate on, never learned from (val)")
-    parser.add_argument(
-        "--novel",
-        default=(),
-        help="classes, with commas between, whose masks are not learned from, or a fold such as pascal-5i-0 (none)",
-    )
-    parser.add_argument("--limit", type=int, help="take only so many photos of each, for a first try")
-
-
-def _run_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    parser.add_argument("method", metavar="METHOD", help="a name that `tagmask methods` lists")
-    _data_flags(parser)
-    parser.add_argument("--out", type=Path, help="the run's folder (runs/METHOD-DATA)")
-    parser.add_argument("--store", type=Path, help="folder shared by several runs, so that they share finished stages")
-    parser.add_argument(
-        "--backbone", default="resnet50", help="a timm model, or vgg16 as the early papers use it (resnet50)"
-    )
-    parser.add_argument(
-        "--weights",
-        default="default",
-        help="FILE of pretrained weights with timm's names; none; default: timm's own download",
-    )
-    parser.add_argument(
-        "--norm", default="auto", help="BatchNorm frozen or trained (auto: frozen with weights, else trained)"
-    )
-    parser.add_argument("--freeze", type=int, default=0, help="first stages of the backbone that do not learn (0)")
-    parser.add_argument("--pad-type", help="padding of timm's convolutions, e.g. same (what the weights say)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
-    parser.add_argument("--precision", default="32-true", help="of training: 32-true, bf16-mixed or 16-mixed (32-true)")
-    parser.add_argument(
-        "--looking",
-        default="float32",
-        help="numbers of finished networks: float32, or bfloat16, twice as fast or more where the processor knows it",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
-    parser.add_argument(
-        "--longest", type=int, default=640, help="larger photos are worked on at this longest side; 0: never (640)"
-    )
-    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
-    method = _method_of(words)
-    if method is not None:
-        group = parser.add_argument_group(f"options of {method.name}", method.title)
-        for name, default, what in method.options:
-            _option_flag(group, name, ast.literal_eval(default), what)
-
-
-def _method_of(words: Sequence[str]) -> Method | None:
-    """Return the method that a ``run`` command names, so that its options can be flags; None for a bare ``run --help``."""
-    if not words or words[0] != "run" or len(words) < 2 or words[1].startswith("-"):
-        return None
-    return find_method(words[1])
-
-
-def _option_flag(group: Any, name: str, default: Any, what: str) -> None:
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    text = f"{what} ({shown})".replace("%", "%%")
-    flag = "--" + name.replace("_", "-")
-    if isinstance(default, bool):
-        group.add_argument(flag, dest=f"option_{name}", action=argparse.BooleanOptionalAction, default=None, help=text)
-    elif isinstance(default, tuple):
-        kind = type(default[0])
-        group.add_argument(
-            flag, dest=f"option_{name}", type=kind, nargs="+", default=None, help=text, metavar=kind.__name__
-        )
-    else:
-        kind = type(default)
-        group.add_argument(flag, dest=f"option_{name}", type=kind, default=None, help=text, metavar=kind.__name__)
 
 
 def _methods(given: argparse.Namespace) -> None:
@@ -201,7 +127,7 @@ def _show(given: argparse.Namespace) -> None:
 def _check(given: argparse.Namespace) -> int:
     from tagmask.data import check_as_json, inspect_data, render_check
 
-    dataset, findings = inspect_data(given.data, deep=True, **_choice(given))
+    dataset, findings = inspect_data(given.data, deep=True, **data_choice(given))
     print(check_as_json(dataset, findings) if given.json else render_check(dataset, findings), end="")
     return 0 if dataset is not None else 2
 
@@ -209,12 +135,7 @@ def _check(given: argparse.Namespace) -> int:
 def _load(given: argparse.Namespace) -> Dataset:
     from tagmask.data import load_data
 
-    return load_data(given.data, **_choice(given))
-
-
-def _choice(given: argparse.Namespace) -> dict[str, Any]:
-    """What the flags of ``_data_flags`` chose."""
-    return {name: getattr(given, name) for name in ("train_split", "val_split", "novel", "limit")}
+    return load_data(given.data, **data_choice(given))
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -224,7 +145,7 @@ def _run(given: argparse.Namespace) -> None:
 
     out = given.out or Path("runs") / f"{given.method}-{given.data.resolve().stem}"
     claim(out, given.method)
-    data, problems = load_verified(given.data, (given.store or out / ".store") / "verified", **_choice(given))
+    data, problems = load_verified(given.data, (given.store or out / ".store") / "verified", **data_choice(given))
     odd = [f"{problem.where}: {problem.message} ({problem.effect})" for problem in problems]
     if odd and not given.quiet:
         print("\n".join(odd[:MOST_SAID]), file=sys.stderr)
