@@ -22,11 +22,11 @@ from benchmarks.speed import ROOT, machine, render
 
 import tagmask
 from tagmask.data.photos import Photos, Truth
-from tagmask.evaluate import ThresholdCurve
 from tagmask.files import write_json
 from tagmask.nets.classifier import Classifier
 from tagmask.nets.folded import look_in
 from tagmask.nets.storage import load_network
+from tagmask.quality import ThresholdCurve
 from tagmask.types import Activation, Dataset, Photo
 
 GROUP = 64  # photos in memory at a time

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tagmask.errors import DataError, OptionError
-from tagmask.evaluate import Confusion, SeedQuality, ThresholdCurve, image_iou
+from tagmask.evaluate import Confusion, image_iou
 from tagmask.label import threshold_labels
+from tagmask.quality import SeedQuality, ThresholdCurve
 from tagmask.types import Activation
 
 few = settings(deadline=None, max_examples=25)

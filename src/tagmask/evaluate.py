@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagmask.errors import DataError, OptionError, did_you_mean
-from tagmask.label import strongest
-from tagmask.types import BACKGROUND, UNKNOWN, Activation
+from tagmask.types import UNKNOWN
 
 Absent = Literal["skip_nan", "skip_gt", "zero"]
-THRESHOLDS = np.arange(60) / 100  # author code (psa, SEAM): 0, 0.01, .., 0.59
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +39,7 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers and lists, with ``None`` for nan."""
-        return _plain(asdict(self))
+        return json_types(asdict(self))
 
 
 class Confusion:
@@ -97,119 +95,7 @@ class Confusion:
         ``skip_gt`` those not in the truth, ``zero`` none (an absent class counts as 0). On a full data set the three
         agree. Raises ``OptionError`` on another rule, ``ValueError`` on an id beyond C-1.
         """
-        return _score(self.matrix, absent, only)
-
-
-@dataclass(frozen=True, eq=False)
-class SeedScores:
-    """How good seeds are, all in [0, 1]; the first alone would reward leaving the hard pixels unknown.
-
-    ``miou_labelled`` is over labelled pixels only, ``coverage`` the share of the pixels with a known truth that are
-    labelled, ``miou_unknown_as_background`` over all pixels. ``foreground_recall`` is the share of the true
-    foreground that carries its own class. ``precision`` and ``recall`` float64 (C,); unknown pixels lower the recall.
-    """
-
-    miou_labelled: float
-    coverage: float
-    miou_unknown_as_background: float
-    foreground_recall: float
-    precision: NDArray[np.float64]
-    recall: NDArray[np.float64]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain numbers and lists, with ``None`` for nan."""
-        return _plain(asdict(self))
-
-
-class SeedQuality:
-    """A confusion matrix of label maps that leave pixels unknown, read in the ways that are fair to seeds."""
-
-    def __init__(self, classes: int) -> None:
-        self.confusion = Confusion(classes)
-
-    def add(self, truth: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
-        """Count one image, both uint8 (H, W), 255 in ``labels`` where there is no seed; raises as ``Confusion.add``."""
-        self.confusion.add(truth, labels)
-
-    def scores(self, absent: Absent = "skip_nan", only: Sequence[int] | None = None) -> SeedScores:
-        """Score the seeds; ``absent`` and ``only`` act on the two mIoUs as in ``Confusion.scores``."""
-        matrix = self.confusion.matrix
-        labelled, as_background = matrix.copy(), matrix.copy()
-        labelled[:, -1] = 0
-        as_background[:, BACKGROUND] += as_background[:, -1]
-        as_background[:, -1] = 0
-        whole = _score(matrix, absent, only)
-        return SeedScores(
-            miou_labelled=_score(labelled, absent, only).miou,
-            coverage=float(_ratio(labelled.sum(), matrix.sum())),
-            miou_unknown_as_background=_score(as_background, absent, only).miou,
-            foreground_recall=float(_ratio(matrix.diagonal()[1:].sum(), matrix[1:].sum())),
-            precision=whole.precision,
-            recall=whole.recall,
-        )
-
-
-class ThresholdCurve:
-    """The confusion at every background threshold at once, exactly as ``threshold_labels`` would give one by one.
-
-    A pixel's label is its strongest class under every threshold below that class's value, background from there on. So
-    one count of (thresholds below the value, true class, strongest class) holds all the matrices: they are its sums.
-    """
-
-    def __init__(self, classes: int, thresholds: NDArray[np.floating] = THRESHOLDS) -> None:
-        self.classes = classes
-        self.thresholds = np.asarray(thresholds, dtype=np.float64)  # (T,)
-        if self.thresholds.ndim != 1 or not len(self.thresholds) or not (np.diff(self.thresholds) > 0).all():
-            raise ValueError("thresholds must be one increasing row of at least one number")
-        if not (self.thresholds[0] >= 0 and self.thresholds[-1] <= 1):
-            raise ValueError("thresholds must lie in [0, 1]")
-        self._counts = np.zeros((len(self.thresholds) + 1, classes, classes), dtype=np.int64)
-
-    def add(self, truth: NDArray[np.uint8], activation: Activation) -> None:
-        """Count one image: truth uint8 (H, W); an activation of another size is resized bilinearly to it.
-
-        Raises ``DataError`` when the activation holds a class beyond C-1.
-        """
-        if any(c >= self.classes for c in activation.classes):
-            raise DataError(f"An activation holds classes {activation.classes}; expected ids up to {self.classes - 1}.")
-        winner, value = strongest(activation, size=(truth.shape[0], truth.shape[1]))
-        known = truth < self.classes  # (H, W)
-        exact = self.thresholds.astype(np.float32)  # as threshold_labels compares, so that ties are the same ties
-        below = np.searchsorted(exact, value[known], side="left")  # (N,) number of thresholds that the value exceeds
-        cell = (below * self.classes + truth[known]) * self.classes + winner[known]
-        self._counts += np.bincount(cell, minlength=self._counts.size).reshape(self._counts.shape)
-
-    def matrices(self) -> NDArray[np.int64]:
-        """Return the confusion matrix at every threshold, laid out as ``Confusion.matrix``: int64 (T, C, C+1)."""
-        reached = self._counts.cumsum(axis=0)[:-1]  # (T, C, C): value at or below the threshold, so background
-        matrices = np.zeros((len(reached), self.classes, self.classes + 1), dtype=np.int64)
-        matrices[:, :, :-1] = self._counts.sum(axis=0) - reached
-        matrices[:, :, BACKGROUND] += reached.sum(axis=2)
-        return matrices
-
-    def miou(self, only: Sequence[int] | None = None) -> NDArray[np.float64]:
-        """Return the mIoU at every threshold, float64 (T,), averaged as ``Confusion.scores(only=only)`` does."""
-        return np.array([_score(matrix, "skip_nan", only).miou for matrix in self.matrices()])
-
-    def best(self, only: Sequence[int] | None = None) -> tuple[float, float]:
-        """Return the threshold of the highest mIoU (the lowest of equal ones) and that mIoU.
-
-        A threshold found on the truth is an oracle: report it as such. Both are nan before anything was counted.
-        """
-        miou = self.miou(only)
-        if np.isnan(miou).all():
-            return np.nan, np.nan
-        best = int(np.nanargmax(miou))
-        return float(self.thresholds[best]), float(miou[best])
-
-    @property
-    def at_the_end(self) -> bool:
-        """Whether the best threshold (over all classes) is an end of the range, so that a better one may lie outside.
-
-        No threshold lies below 0, which is therefore no such end.
-        """
-        threshold = self.best()[0]
-        return bool(threshold == self.thresholds[-1] or threshold == self.thresholds[0] > 0)
+        return scores_of(self.matrix, absent, only)
 
 
 def image_iou(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int) -> float:
@@ -219,25 +105,25 @@ def image_iou(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: 
     return confusion.scores().miou
 
 
-def _score(matrix: NDArray[np.int64], absent: Absent, only: Sequence[int] | None) -> Scores:
+def scores_of(matrix: NDArray[np.int64], absent: Absent, only: Sequence[int] | None) -> Scores:
     """Score one confusion matrix (C, C+1)."""
     hits = matrix[:, :-1].diagonal()  # (C,)
     true, predicted = matrix.sum(axis=1), matrix[:, :-1].sum(axis=0)  # (C,)
     union = true + predicted - hits
-    iou, recall = _ratio(hits, union), _ratio(hits, true)
+    iou, recall = ratio(hits, union), ratio(hits, true)
     chosen = _chosen(only, classes=len(matrix))
     averaged = chosen & _present(absent, true, union)
     return Scores(
         iou=iou,
         miou=_mean(np.nan_to_num(iou), averaged),  # nan only where ``zero`` asks for it to count as 0
         averaged=int(averaged.sum()),
-        pixel_accuracy=float(_ratio(hits.sum(), true.sum())),
+        pixel_accuracy=float(ratio(hits.sum(), true.sum())),
         mean_accuracy=_mean(recall, chosen & (true > 0)),
-        frequency_iou=float(_ratio((true * np.nan_to_num(iou)).sum(), true.sum())),
-        precision=_ratio(hits, predicted),
+        frequency_iou=float(ratio((true * np.nan_to_num(iou)).sum(), true.sum())),
+        precision=ratio(hits, predicted),
         recall=recall,
-        fp=_ratio(predicted - hits, union),
-        fn=_ratio(true - hits, union),
+        fp=ratio(predicted - hits, union),
+        fn=ratio(true - hits, union),
     )
 
 
@@ -266,7 +152,7 @@ def _chosen(only: Sequence[int] | None, classes: int) -> NDArray[np.bool_]:
     return chosen
 
 
-def _ratio(part: NDArray | np.number, whole: NDArray | np.number) -> NDArray[np.float64]:
+def ratio(part: NDArray | np.number, whole: NDArray | np.number) -> NDArray[np.float64]:
     """Divide, nan where the whole is 0."""
     part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
@@ -276,7 +162,7 @@ def _mean(values: NDArray[np.float64], chosen: NDArray[np.bool_]) -> float:
     return float(values[chosen].mean()) if chosen.any() else float("nan")
 
 
-def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+def json_types(fields: dict[str, Any]) -> dict[str, Any]:
     """Make a dataclass's fields fit for JSON: arrays become lists, nan becomes ``None``."""
     rows = {key: np.asarray(value).tolist() for key, value in fields.items()}
     return {key: [_none(v) for v in row] if isinstance(row, list) else _none(row) for key, row in rows.items()}

@@ -12,9 +12,10 @@ import numpy as np
 from tagmask.augment import resize_labels
 from tagmask.data.novel import groups
 from tagmask.data.photos import PerImage, Photos, Truth
-from tagmask.evaluate import Confusion, SeedQuality, ThresholdCurve, image_iou
+from tagmask.evaluate import Confusion, image_iou
 from tagmask.files import write_json
 from tagmask.outcome import Outcome
+from tagmask.quality import SeedQuality, ThresholdCurve
 from tagmask.registry import Method
 from tagmask.report import ImageRow, Report, write_report
 from tagmask.segment import fit_to_photo

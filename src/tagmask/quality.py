@@ -1,0 +1,129 @@
+"""How good seeds and activations are: seeds that leave pixels unknown, and the score at every threshold at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tagmask.errors import DataError
+from tagmask.evaluate import Absent, Confusion, json_types, ratio, scores_of
+from tagmask.label import strongest
+from tagmask.types import BACKGROUND, Activation
+
+THRESHOLDS = np.arange(60) / 100  # author code (psa, SEAM): 0, 0.01, .., 0.59
+
+
+@dataclass(frozen=True, eq=False)
+class SeedScores:
+    """How good seeds are, all in [0, 1]; the first alone would reward leaving the hard pixels unknown.
+
+    ``miou_labelled`` is over labelled pixels only, ``coverage`` the share of the pixels with a known truth that are
+    labelled, ``miou_unknown_as_background`` over all pixels. ``foreground_recall`` is the share of the true
+    foreground that carries its own class. ``precision`` and ``recall`` float64 (C,); unknown pixels lower the recall.
+    """
+
+    miou_labelled: float
+    coverage: float
+    miou_unknown_as_background: float
+    foreground_recall: float
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers and lists, with ``None`` for nan."""
+        return json_types(asdict(self))
+
+
+class SeedQuality:
+    """A confusion matrix of label maps that leave pixels unknown, read in the ways that are fair to seeds."""
+
+    def __init__(self, classes: int) -> None:
+        self.confusion = Confusion(classes)
+
+    def add(self, truth: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+        """Count one image, both uint8 (H, W), 255 in ``labels`` where there is no seed; raises as ``Confusion.add``."""
+        self.confusion.add(truth, labels)
+
+    def scores(self, absent: Absent = "skip_nan", only: Sequence[int] | None = None) -> SeedScores:
+        """Score the seeds; ``absent`` and ``only`` act on the two mIoUs as in ``Confusion.scores``."""
+        matrix = self.confusion.matrix
+        labelled, as_background = matrix.copy(), matrix.copy()
+        labelled[:, -1] = 0
+        as_background[:, BACKGROUND] += as_background[:, -1]
+        as_background[:, -1] = 0
+        whole = scores_of(matrix, absent, only)
+        return SeedScores(
+            miou_labelled=scores_of(labelled, absent, only).miou,
+            coverage=float(ratio(labelled.sum(), matrix.sum())),
+            miou_unknown_as_background=scores_of(as_background, absent, only).miou,
+            foreground_recall=float(ratio(matrix.diagonal()[1:].sum(), matrix[1:].sum())),
+            precision=whole.precision,
+            recall=whole.recall,
+        )
+
+
+class ThresholdCurve:
+    """The confusion at every background threshold at once, exactly as ``threshold_labels`` would give one by one.
+
+    A pixel's label is its strongest class under every threshold below that class's value, background from there on. So
+    one count of (thresholds below the value, true class, strongest class) holds all the matrices: they are its sums.
+    """
+
+    def __init__(self, classes: int, thresholds: NDArray[np.floating] = THRESHOLDS) -> None:
+        self.classes = classes
+        self.thresholds = np.asarray(thresholds, dtype=np.float64)  # (T,)
+        if self.thresholds.ndim != 1 or not len(self.thresholds) or not (np.diff(self.thresholds) > 0).all():
+            raise ValueError("thresholds must be one increasing row of at least one number")
+        if not (self.thresholds[0] >= 0 and self.thresholds[-1] <= 1):
+            raise ValueError("thresholds must lie in [0, 1]")
+        self._counts = np.zeros((len(self.thresholds) + 1, classes, classes), dtype=np.int64)
+
+    def add(self, truth: NDArray[np.uint8], activation: Activation) -> None:
+        """Count one image: truth uint8 (H, W); an activation of another size is resized bilinearly to it.
+
+        Raises ``DataError`` when the activation holds a class beyond C-1.
+        """
+        if any(c >= self.classes for c in activation.classes):
+            raise DataError(f"An activation holds classes {activation.classes}; expected ids up to {self.classes - 1}.")
+        winner, value = strongest(activation, size=(truth.shape[0], truth.shape[1]))
+        known = truth < self.classes  # (H, W)
+        exact = self.thresholds.astype(np.float32)  # as threshold_labels compares, so that ties are the same ties
+        below = np.searchsorted(exact, value[known], side="left")  # (N,) number of thresholds that the value exceeds
+        cell = (below * self.classes + truth[known]) * self.classes + winner[known]
+        self._counts += np.bincount(cell, minlength=self._counts.size).reshape(self._counts.shape)
+
+    def matrices(self) -> NDArray[np.int64]:
+        """Return the confusion matrix at every threshold, laid out as ``Confusion.matrix``: int64 (T, C, C+1)."""
+        reached = self._counts.cumsum(axis=0)[:-1]  # (T, C, C): value at or below the threshold, so background
+        matrices = np.zeros((len(reached), self.classes, self.classes + 1), dtype=np.int64)
+        matrices[:, :, :-1] = self._counts.sum(axis=0) - reached
+        matrices[:, :, BACKGROUND] += reached.sum(axis=2)
+        return matrices
+
+    def miou(self, only: Sequence[int] | None = None) -> NDArray[np.float64]:
+        """Return the mIoU at every threshold, float64 (T,), averaged as ``Confusion.scores(only=only)`` does."""
+        return np.array([scores_of(matrix, "skip_nan", only).miou for matrix in self.matrices()])
+
+    def best(self, only: Sequence[int] | None = None) -> tuple[float, float]:
+        """Return the threshold of the highest mIoU (the lowest of equal ones) and that mIoU.
+
+        A threshold found on the truth is an oracle: report it as such. Both are nan before anything was counted.
+        """
+        miou = self.miou(only)
+        if np.isnan(miou).all():
+            return np.nan, np.nan
+        best = int(np.nanargmax(miou))
+        return float(self.thresholds[best]), float(miou[best])
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether the best threshold (over all classes) is an end of the range, so that a better one may lie outside.
+
+        No threshold lies below 0, which is therefore no such end.
+        """
+        threshold = self.best()[0]
+        return bool(threshold == self.thresholds[-1] or threshold == self.thresholds[0] > 0)
