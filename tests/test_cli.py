@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -182,3 +183,12 @@ def test_the_files_that_the_readme_names_are_there():
     named = re.findall(r"\]\(([^)#:]+)\)", (root / "README.md").read_text())
     assert len(named) > 5
     assert not [name for name in named if not (root / name).exists()]
+
+
+def test_waiting_threads_leave_their_core_to_others_before_torch_is_loaded():
+    code = (
+        "import os, sys; from tagmask.cli import main; main(['methods']); assert 'torch' not in sys.modules;"
+        "sys.exit(os.environ['OMP_WAIT_POLICY'] != 'PASSIVE')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)

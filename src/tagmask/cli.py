@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0, or 2 where the user has something to mend."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # A thread that waits for the others of its layer must not burn its core: beside any other work on the machine, training
+    # was ten times as slow. Read when torch is loaded, which no verb has done yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         parsed = _parser(words).parse_args(words)
         parsed.words = words
