@@ -82,3 +82,21 @@ def test_looking_in_bfloat16_is_looking_with_fewer_digits():
     assert torch.equal(folded(network).maps(image), exact)
     with pytest.raises(OptionError, match=r"float16.*expected one of float32, bfloat16"):
         look_in(network, "float16")
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+@torch.no_grad()
+def test_pointwise_convolutions_are_those_of_torch(padding):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 1, padding=padding),
+        nn.Conv2d(8, 8, 1, stride=2),
+        nn.Conv2d(8, 4, 1, groups=2),
+        nn.Conv2d(4, 5, 1, bias=False),
+    ).eval()
+    image = torch.rand(2, 3, 9, 31).contiguous(memory_format=torch.channels_last)
+    quick = folded(network)
+    torch.testing.assert_close(quick(image), network(image), rtol=1e-5, atol=1e-6)
+    if torch.backends.mkldnn.is_available():
+        plain = [type(module) is nn.Conv2d for module in quick]
+        assert plain == [padding == 1, True, True, False]
