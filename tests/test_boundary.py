@@ -11,14 +11,14 @@ from torch import nn
 
 from tagmask.affinity import affinity_planes, propagate
 from tagmask.boundary import (
+    boundary_labels,
     boundary_loss,
-    boundary_pixels,
     find_edges,
     fit_boundary,
     off_edges,
     propagate_around,
 )
-from tagmask.data.photos import Photos, Truth
+from tagmask.data.photos import PerImage, Photos, Truth
 from tagmask.fit import Schedule
 from tagmask.nets.affinity import AffinityNet
 from tagmask.nets.backbones import build_backbone
@@ -32,12 +32,13 @@ from tests.conftest import TINY
 
 
 def boundary_by_hand(labels, band):
-    found = labels == 255
+    found = np.zeros_like(labels)
     height, width = labels.shape
-    for y in range(height) if band else ():
+    for y in range(height):
         for x in range(width):
             around = labels[max(0, y - band) : y + band + 1, max(0, x - band) : x + band + 1]
-            found[y, x] |= len(set(around[around != 255].tolist())) > 1
+            edge = labels[y, x] == 255 or (band and len(set(around[around != 255].tolist())) > 1)
+            found[y, x] = 1 if edge else 2 * (labels[y, x] > 0)
     return found
 
 
@@ -46,19 +47,18 @@ def boundary_by_hand(labels, band):
 def test_boundary_pixels_are_those_found_one_by_one(height, width, band, data):
     values = data.draw(st.lists(st.sampled_from([0, 0, 3, 254, 255]), min_size=height * width, max_size=height * width))
     labels = np.array(values, dtype=np.uint8).reshape(height, width)
-    found = boundary_pixels(torch.from_numpy(labels)[None], band)[0].numpy()
-    np.testing.assert_array_equal(found, boundary_by_hand(labels, band))
+    np.testing.assert_array_equal(boundary_labels(LabelMap(labels), band=band).labels, boundary_by_hand(labels, band))
 
 
-def test_the_loss_is_one_mean_and_two_halves():
-    labels = torch.tensor([[[255, 0, 0, 4]]])
-    logits = torch.tensor([[[0.3, -1.0, 2.0, 0.7]]], dtype=torch.float64)
+def test_the_loss_is_one_mean_and_two_halves_and_padding_counts_for_nothing():
+    labels = torch.tensor([[[1, 0, 0, 2, 255]]])
+    logits = torch.tensor([[[0.3, -1.0, 2.0, 0.7, 9.0]]], dtype=torch.float64)
     cost = nn.functional.binary_cross_entropy_with_logits(
-        logits, torch.tensor([[[1.0, 0, 0, 0]]], dtype=torch.float64), reduction="none"
+        logits, torch.tensor([[[1.0, 0, 0, 0, 0]]], dtype=torch.float64), reduction="none"
     )[0, 0]
     expected = cost[0] + 0.5 * (cost[1] + cost[2]) / 2 + 0.5 * cost[3]
-    assert float(boundary_loss(logits, labels, 0)) == pytest.approx(float(expected), rel=1e-6)
-    assert float(boundary_loss(logits[..., 1:3], labels[..., 1:3], 0)) == pytest.approx(
+    assert float(boundary_loss(logits, labels)) == pytest.approx(float(expected), rel=1e-6)
+    assert float(boundary_loss(logits[..., 1:3], labels[..., 1:3])) == pytest.approx(
         float(0.5 * (cost[1] + cost[2]) / 2), rel=1e-6
     )
 
@@ -74,11 +74,25 @@ def test_the_network_gives_a_logit_for_every_pixel_and_is_kept(tmp_path, size):
         assert torch.equal(load_network(tmp_path)(image), network(image))
 
 
+class Edges(PerImage):
+    """The boundaries of masks."""
+
+    def __init__(self, truth):
+        super().__init__(truth.names)
+        self.truth = truth
+
+    def __getitem__(self, name):
+        return boundary_labels(self.truth[name], band=2)
+
+    def key_of(self, name):
+        return self.truth.key_of(name)
+
+
 def test_edges_are_learned_and_found(toy, tmp_path):
     photos, truth = Photos(toy.train), Truth(toy.train, len(toy.classes))
     job = Job(tmp_path, "cpu", "32-true", Narrator(quiet=True), "boundary")
     network = fit_boundary(
-        photos, truth, TINY, stride=8, band=2, crop=48, seed=0, job=job,
+        photos, Edges(truth), TINY, stride=8, crop=48, seed=0, job=job,
         schedule=Schedule(epochs=6, batch=4, rate=0.01),
     )  # fmt: skip
     curve = [json.loads(line)["loss"] for line in (tmp_path / "curve.jsonl").read_text().splitlines()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,39 +31,37 @@ from tagmask.segment import LabelledViews
 from tagmask.types import BACKGROUND, UNKNOWN, Activation, LabelMap, Photo
 from tagmask.work import Job
 
-EDGE = 1  # label of boundary pixels in the maps that `find_edges` returns
+EDGE, INSIDE = 1, 2  # labels of pixels on a boundary, and off it in an object  # ours
 
 
-def boundary_pixels(labels: Tensor, band: int) -> Tensor:
-    """Return where label maps (B, H, W) are boundary: bool (B, H, W).
+def boundary_labels(labels: LabelMap, *, band: int) -> LabelMap:
+    """Return 1 (EDGE) where masks have a boundary, 2 (INSIDE) in objects off it, 0 in the background off it.
 
-    That is where they are 255, which in VOC's own masks is a seam of about five pixels around each object (author code).
-    Masks without a seam have none of these; so with ``band`` above 0 the pixels at most so far (in rows and columns) from
-    one of another label, 255 aside, are boundary too (ours).
+    The boundary is where masks are 255, which in VOC's own is a seam of about five pixels around each object (author
+    code). Masks without a seam have none of these; so with ``band`` above 0 the pixels at most so far (in rows and
+    columns) from one of another label, 255 aside, are boundary too (ours).
     """
-    void = labels == UNKNOWN
-    if not band:
-        return void
-    window = nn.MaxPool2d(kernel_size=2 * band + 1, stride=1, padding=band)
-    high = window(torch.where(void, -1.0, labels.float()))  # the largest label around, and the smallest
-    low = -window(-torch.where(void, 256.0, labels.float()))
-    return void | (high > low)
+    pixels = labels.labels
+    void = pixels == UNKNOWN
+    edge = void
+    if band:
+        window = np.ones((2 * band + 1, 2 * band + 1), dtype=np.uint8)
+        known = pixels.astype(np.int16)
+        high = cv2.dilate(src=np.where(void, np.int16(-1), known), kernel=window)  # the largest label around
+        low = cv2.erode(src=np.where(void, np.int16(256), known), kernel=window)  # and the smallest
+        edge = void | (high > low)
+    return LabelMap(np.where(edge, EDGE, np.where(pixels == BACKGROUND, BACKGROUND, INSIDE)).astype(np.uint8))
 
 
-def boundary_loss(logits: Tensor, labels: Tensor, band: int) -> Tensor:
+def boundary_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy of boundary pixels, plus half of the background's and half of the objects'.
 
-    ``logits`` float (B, H, W), ``labels`` (B, H, W) with the band of ``boundary_pixels``. Each mean is over its own pixels
-    in the batch; one without a pixel counts as 0. Source: author code.
+    ``logits`` float (B, H, W), ``labels`` those of ``boundary_labels`` (B, H, W); 255, which lies outside of the photo,
+    counts for nothing. Each mean is over its own pixels in the batch; one without a pixel is 0. Source: author code.
     """
-    edge = boundary_pixels(labels, band)
-    inside = ~edge & (labels != BACKGROUND)
     missed, invented = functional.softplus(-logits.float()), functional.softplus(logits.float())
-    return (
-        mean_where(missed, edge)
-        + 0.5 * mean_where(invented, ~edge & (labels == BACKGROUND))
-        + 0.5 * mean_where(invented, inside)
-    )
+    ground, objects = (mean_where(invented, labels == label) for label in (BACKGROUND, INSIDE))
+    return mean_where(missed, labels == EDGE) + 0.5 * ground + 0.5 * objects
 
 
 def fit_boundary(
@@ -71,19 +70,21 @@ def fit_boundary(
     backbone: Backbone,
     *,
     stride: int,
-    band: int,
     crop: int,
     schedule: Schedule,
     seed: int,
     job: Job,
 ) -> BoundaryNet:
-    """Train a network to tell the boundary pixels of masks; views of ``crop`` pixels at the photos' own scale."""
+    """Train a network to tell the boundary pixels, by the labels of ``boundary_labels``.
+
+    Views of ``crop`` pixels are cut at the photos' own scale.
+    """
     torch.manual_seed(seed)
     network = BoundaryNet(build_backbone(backbone), stride=stride)
     views = LabelledViews(photos, labels, crop, scales=(1.0, 1.0), fill=mean_colour(network))
 
     def loss(network: nn.Module, images: Tensor, truth: Tensor) -> Mapping[str, Tensor]:
-        return {"boundary": boundary_loss(network(images.float() / 255)[:, 0], truth, band)}
+        return {"boundary": boundary_loss(network(images.float() / 255)[:, 0], truth)}
 
     return fit(network, views, loss, schedule, seed=seed, job=job)
 

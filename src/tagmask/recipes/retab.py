@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tagmask.activate import multi_scale_cam
-from tagmask.boundary import find_edges, fit_boundary
+from tagmask.boundary import boundary_labels, find_edges, fit_boundary
 from tagmask.classify import fit_classifier
 from tagmask.data.photos import PerImage, Truth
 from tagmask.errors import DataError, OptionError
@@ -107,9 +107,10 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     seeds = work.each("seeds", threshold_labels, activation, chosen["threshold"])
     edges = None
     if options.boundary:
+        known_edges = work.each("known-edges", boundary_labels, truth, band=options.band)
         boundary = work.once(
-            "boundary", fit_boundary, masked, truth, backbone, stride=options.affinity_stride, band=options.band,
-            crop=options.affinity_crop, schedule=small, seed=seed,
+            "boundary", fit_boundary, masked, known_edges, backbone,
+            stride=options.affinity_stride, crop=options.affinity_crop, schedule=small, seed=seed,
         )  # fmt: skip
         edges = work.each("edges", find_edges, boundary, data.train)
     walked = walk_out(
