@@ -8,17 +8,13 @@ Expect              the row `affinitynet` of docs/results.md
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from tagmask.activate import multi_scale_cam
 from tagmask.affinity import propagate
-from tagmask.classify import fit_classifier
-from tagmask.fit import Schedule
-from tagmask.label import threshold_labels
+from tagmask.begin import begin
 from tagmask.outcome import Outcome
 from tagmask.refine.crf import PSA_CRF
 from tagmask.retrain import retrain
-from tagmask.threshold import choose_threshold
 from tagmask.types import Dataset
 from tagmask.walking import check_choices, walk_out
 from tagmask.work import Work
@@ -71,21 +67,9 @@ class Options:
 
 def run(data: Dataset, work: Work, options: Options) -> Outcome:
     """Classify, activate, take what is sure, learn affinities from it, let the activations walk, segment."""
-    classes, seed = len(data.classes), work.seed
-    tag_schedule = Schedule(options.tag_epochs, options.batch, options.tag_rate, weight_decay=1e-4)  # author code (irn)
-    backbone = replace(work.backbone, output_stride=options.output_stride)
-
-    classifier = work.once(
-        "classifier", fit_classifier, data.train, backbone,
-        classes=classes - 1, crop=options.tag_crop, balance=options.balance, schedule=tag_schedule, seed=seed,
-    )  # fmt: skip
-    activation = work.each(
-        "activation", multi_scale_cam, classifier, data.train, scales=options.scales, flip=options.flip
-    )
-    chosen = work.once("threshold", choose_threshold, data.train, activation, fixed=options.threshold)
-    seeds = work.each("seeds", threshold_labels, activation, chosen["threshold"])
-    walked = walk_out(work, data, activation, chosen["threshold"], options)
-    masks, steps = walked.masks, {"thresholded activation": seeds, "random walk": walked.masks}
+    begun = begin(work, data, options)
+    walked = walk_out(work, data, begun.activation, begun.chosen["threshold"], options)
+    masks, steps = walked.masks, {"thresholded activation": begun.seeds, "random walk": walked.masks}
     if options.walk_crf:  # walking anew costs less than to keep the scores of every photo
         masks = steps["after the CRF"] = work.each(
             "sharpened", propagate, walked.affinity, data.train, walked.maps,
@@ -93,6 +77,6 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         )  # fmt: skip
     end = retrain(work, data, masks, options)
     return Outcome(
-        masks=end.masks, segmenter=end.segmenter, activation=activation, seeds=walked.sure, threshold=chosen,
+        masks=end.masks, segmenter=end.segmenter, activation=begun.activation, seeds=walked.sure, threshold=begun.chosen,
         steps={**steps, **end.steps}, predict=end.predict,
     )  # fmt: skip

@@ -8,17 +8,15 @@ Expect              the row `cam` of docs/results.md
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tagmask.activate import multi_scale_cam
-from tagmask.classify import fit_classifier
-from tagmask.fit import Schedule
+from tagmask.begin import begin
 from tagmask.label import threshold_labels
 from tagmask.outcome import Outcome
 from tagmask.refine.crf import IRN_CRF
 from tagmask.refine.sharpen import sharpen
 from tagmask.retrain import retrain
-from tagmask.threshold import choose_threshold
 from tagmask.types import Dataset
 from tagmask.work import Work
 
@@ -52,29 +50,19 @@ class Options:
 
 def run(data: Dataset, work: Work, options: Options) -> Outcome:
     """Classify, activate, choose a threshold, sharpen, segment; then segment once more from the network's own masks."""
-    classes, seed = len(data.classes), work.seed
-    tag_schedule = Schedule(options.tag_epochs, options.batch, options.tag_rate, weight_decay=1e-4)  # author code (irn)
-    backbone = replace(work.backbone, output_stride=options.output_stride)
-
-    classifier = work.once(
-        "classifier", fit_classifier, data.train, backbone,
-        classes=classes - 1, crop=options.tag_crop, balance=options.balance, schedule=tag_schedule, seed=seed,
-    )  # fmt: skip
-    activation = work.each(
-        "activation", multi_scale_cam, classifier, data.train, scales=options.scales, flip=options.flip
-    )
-    chosen = work.once("threshold", choose_threshold, data.train, activation, fixed=options.threshold)
-    seeds = work.each("seeds", threshold_labels, activation, chosen["threshold"])
-    masks = work.each("sharpened", sharpen, seeds, data.train, crf=IRN_CRF, confidence=options.confidence)
+    begun = begin(work, data, options)
+    masks = work.each("sharpened", sharpen, begun.seeds, data.train, crf=IRN_CRF, confidence=options.confidence)
     end = retrain(work, data, masks, options)
 
     plain = work.each(
-        "val-activation", multi_scale_cam, classifier, data.val,
+        "val-activation", multi_scale_cam, begun.classifier, data.val,
         scales=options.scales, flip=options.flip, predicted=True,
     )  # fmt: skip
-    val_steps = {"thresholded activation": work.each("val-thresholded", threshold_labels, plain, chosen["threshold"])}
+    val_steps = {
+        "thresholded activation": work.each("val-thresholded", threshold_labels, plain, begun.chosen["threshold"])
+    }
     return Outcome(
-        masks=end.masks, segmenter=end.segmenter, activation=activation, seeds=seeds, threshold=chosen,
-        steps={"thresholded activation": seeds, "after the CRF": masks, **end.steps}, val_steps=val_steps,
+        masks=end.masks, segmenter=end.segmenter, activation=begun.activation, seeds=begun.seeds, threshold=begun.chosen,
+        steps={"thresholded activation": begun.seeds, "after the CRF": masks, **end.steps}, val_steps=val_steps,
         predict=end.predict,
     )  # fmt: skip

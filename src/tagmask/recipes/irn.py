@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tagmask.activate import multi_scale_cam
 from tagmask.affinity import calibrated
-from tagmask.classify import fit_classifier
+from tagmask.begin import begin
 from tagmask.fit import Schedule
-from tagmask.label import threshold_labels
 from tagmask.outcome import Outcome
 from tagmask.refine.crf import IRN_CRF
 from tagmask.refine.sharpen import sharpen
@@ -83,8 +81,6 @@ class Options:
 
 def run(data: Dataset, work: Work, options: Options) -> Outcome:
     """Activate, learn relations from sure pixels, let activations walk along them, segment, and cut out instances."""
-    classes, seed = len(data.classes), work.seed
-    tag_schedule = Schedule(options.tag_epochs, options.batch, options.tag_rate, weight_decay=1e-4)  # author code
     schedule = Schedule(
         options.relation_epochs, options.relation_batch, options.relation_rate,
         momentum=options.relation_momentum, weight_decay=1e-4,  # author code
@@ -92,17 +88,9 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     backbone = replace(work.backbone, output_stride=options.output_stride)
     walk = {"radius": options.walk_radius, "beta": options.walk_beta, "steps": options.walk_steps}
 
-    classifier = work.once(
-        "classifier", fit_classifier, data.train, backbone,
-        classes=classes - 1, crop=options.tag_crop, balance=options.balance, schedule=tag_schedule, seed=seed,
-    )  # fmt: skip
-    activation = work.each(
-        "activation", multi_scale_cam, classifier, data.train, scales=options.scales, flip=options.flip
-    )
-    chosen = work.once("threshold", choose_threshold, data.train, activation, fixed=options.threshold)
-    seeds = work.each("seeds", threshold_labels, activation, chosen["threshold"])
-    maps = activation if not options.calibrate else work.each(
-        "calibrated", calibrated, activation, threshold=chosen["threshold"], target=options.calibrate
+    begun = begin(work, data, options)
+    maps = begun.activation if not options.calibrate else work.each(
+        "calibrated", calibrated, begun.activation, threshold=begun.chosen["threshold"], target=options.calibrate
     )  # fmt: skip
     sure = work.each(
         "sure", sure_labels, maps, data.train,
@@ -110,12 +98,13 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     )  # fmt: skip
     relation = work.once(
         "relation", fit_relation, data.train, sure, backbone, width=options.relation_width,
-        radius=options.relation_radius, crop=options.relation_crop, scales=options.relation_zoom, schedule=schedule, seed=seed,
+        radius=options.relation_radius, crop=options.relation_crop, scales=options.relation_zoom,
+        schedule=schedule, seed=work.seed,
     )  # fmt: skip
     walked = work.each("walked", walk_activation, relation, data.train, maps, **walk)
     cut = work.once("walk-threshold", choose_threshold, data.train, walked, fixed=options.walk_threshold)
     masks = work.each("labels", labels_on_photo, walked, data.train, threshold=cut["threshold"])
-    steps = {"thresholded activation": seeds, "random walk": masks}
+    steps = {"thresholded activation": begun.seeds, "random walk": masks}
     if options.walk_crf:
         masks = steps["after the CRF"] = work.each(
             "sharpened", sharpen, masks, data.train, crf=IRN_CRF, confidence=options.confidence
