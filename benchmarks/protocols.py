@@ -63,8 +63,7 @@ NOVEL = ("horse,sheep", "cat,cow")
 
 def weak_shot(common: Mapping[str, Any], activations: str) -> dict[str, Row]:
     """Return the rows of RETAB's table for both choices of novel classes."""
-    full = {f"oracle, novel {novel}": Row("full", DESK_SEGMENTER, novel) for novel in NOVEL}
-    return full | {
+    return {
         f"{name} on {activations}, novel {novel}": Row(
             "retab", {**common, "activations": activations, **switches}, novel
         )
@@ -128,6 +127,7 @@ DESK = {
     "oaa": Row("oaa", DESK_OAA),
     "rdc": Row("rdc", DESK_RDC),
     **weak_shot({**DESK_RETAB, **DESK_TAGS}, "cam"),
+    **{f"oracle, novel {novel}": Row("full", DESK_SEGMENTER, novel) for novel in NOVEL},
     **weak_shot({**DESK_RETAB, **DESK_SEAM, "tag_momentum": 0.0005, "tag_batch": 8, "walk_power": 6.0}, "seam"),
 }
 LARGE_SEGMENTER = {"epochs": 30.0, "crop": 257, "zoom": (0.5, 2.0)}

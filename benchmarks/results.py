@@ -132,12 +132,19 @@ def keep(row: dict[str, Any]) -> None:
 
 def render() -> None:
     """Write docs/results.md from docs/results.json."""
-    rows = read_json(ROOT / "docs" / "results.json")
+    rows = sorted(read_json(ROOT / "docs" / "results.json"), key=_place)
     environment = Environment(loader=FileSystemLoader(ROOT / "benchmarks"), trim_blocks=True, lstrip_blocks=True)
     environment.filters["points"] = lambda value: "-" if value is None else f"{100 * value:.1f}"
     environment.filters["number"] = lambda value: "-" if value is None else f"{value:.2f}"
     page = environment.get_template("results.md.j2").render(rows=rows, protocols=PROTOCOLS, seven=SEVEN[1:])
     (ROOT / "docs" / "results.md").write_text(page + "\n", encoding="utf-8")
+
+
+def _place(row: dict[str, Any]) -> tuple[str, int, int, str]:
+    """Return where a row stands in the page: as in its protocol, what simpler means give behind it."""
+    names = list(PROTOCOLS[row["protocol"]].rows)
+    name = row["method"].partition(": ")[0]
+    return row["protocol"], row["seed"], names.index(name) if name in names else len(names), row["method"]
 
 
 def _mean(values: list[float | None], chosen: list[int]) -> float:
