@@ -43,5 +43,6 @@ def test_scores_of_base_and_novel_classes(toy, tmp_path):
     assert val["groups"]["novel"] == val["iou"][1]
     rest = [iou for c, iou in enumerate(val["iou"]) if c != 1 and iou is not None]
     assert val["groups"]["base"] == pytest.approx(np.mean(rest))
+    assert f"{toy.classes[1]} <small>novel</small>" in (done.folder / "report.html").read_text()
     assert "mean of the novel classes" in (done.folder / "report.html").read_text().lower()
     assert "novel" in done.verdict()

@@ -114,6 +114,7 @@ def class_table(classes: Sequence[str], metrics: Metrics) -> dict[str, Any]:
         {
             "index": index,
             "name": name,
+            "novel": name in (metrics.get("novel") or ()),
             "images": counts.get(name, MISSING),
             "scores": [scores(index, group) for group in scored.values()],
         }
