@@ -19,14 +19,14 @@ from tagmask.fit import Schedule
 from tagmask.label import salient_labels, threshold_labels
 from tagmask.outcome import Outcome
 from tagmask.refine.crf import IRN_CRF
-from tagmask.refine.saliency import background_connectivity, minimum_barrier
+from tagmask.refine.saliency import DETECTORS
 from tagmask.refine.sharpen import sharpen
 from tagmask.retrain import retrain
 from tagmask.threshold import choose_threshold
 from tagmask.types import Activation, Dataset, LabelMap, Photo
 from tagmask.work import Work
 
-CHOICES = {"policy": ("step", "poly"), "loss": ("hybrid", "ce"), "saliency": ("none", "mbd", "rbd")}
+CHOICES = {"policy": ("step", "poly"), "loss": ("hybrid", "ce"), "saliency": ("none", *DETECTORS)}
 
 
 @dataclass(frozen=True)
@@ -127,5 +127,4 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
 
 def against_saliency(activation: Activation, photo: Photo, *, kind: str) -> LabelMap:
     """Label by the paper's rule, with saliency that needs no training in place of a network's."""
-    saliency = {"mbd": minimum_barrier, "rbd": background_connectivity}[kind](photo.pixels)
-    return salient_labels(activation, saliency)
+    return salient_labels(activation, DETECTORS[kind](photo.pixels))
