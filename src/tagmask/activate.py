@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tagmask.nets.classifier import Classifier
-from tagmask.nets.folded import folded
+from tagmask.nets.folded import as_image, folded
 from tagmask.nets.multi_dilated import MultiDilated
 from tagmask.nets.seam import SeamClassifier
 from tagmask.types import Activation, Photo
@@ -114,7 +114,7 @@ def gradient_saliency(
     Source: Simonyan et al. 2013; SEC's author code takes conv4 (layer 3) and sums the logits.
     """
     with torch.enable_grad():
-        image = _tensor(pixels, classifier).requires_grad_()
+        image = as_image(pixels, classifier).requires_grad_()
         features = classifier.features(image)
         target = image if layer is None else features[layer]
         (gradient,) = torch.autograd.grad(classifier.logits_of(features).sum(), target)
@@ -158,7 +158,7 @@ def predicted_tags(classifier: Looking, photo: Photo) -> tuple[int, ...]:
 def raw_maps(classifier: Classifier, pixels: NDArray[np.uint8], classes: Sequence[int]) -> NDArray[np.float32]:
     """Return the class maps before any ReLU or scaling: float32 (K, h, w) on the network's own grid."""
     wanted = [tag - 1 for tag in classes]
-    return _maps(classifier, _tensor(pixels, classifier))[wanted].cpu().numpy()
+    return _maps(classifier, as_image(pixels, classifier))[wanted].cpu().numpy()
 
 
 def _maps(classifier: Looking, image: Tensor) -> Tensor:
@@ -172,13 +172,7 @@ def _image(photo: Photo, scale: float, classifier: Looking) -> Tensor:
     if scale != 1.0:
         height, width = (max(1, round(side * scale)) for side in photo.size)
         pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
-    return _tensor(pixels, classifier)
-
-
-def _tensor(pixels: NDArray[np.uint8], classifier: Looking) -> Tensor:
-    device = next(classifier.parameters()).device
-    image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)[None])).to(device=device)
-    return image.float().div(255).contiguous(memory_format=torch.channels_last)
+    return as_image(pixels, classifier)
 
 
 def _grown(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tagmask.augment import channels_first
 from tagmask.classify import mean_colour
 from tagmask.data.photos import PerImage, Photos
 from tagmask.errors import OptionError
@@ -25,10 +24,10 @@ from tagmask.fit import Schedule, fit
 from tagmask.label import background_power, labels_from_scores
 from tagmask.nets.affinity import AffinityNet, pair_affinity
 from tagmask.nets.backbones import Backbone, build_backbone
-from tagmask.nets.folded import folded
+from tagmask.nets.folded import as_image, folded
 from tagmask.pairs import affinity_loss, pair_kinds
 from tagmask.refine.crf import CrfOptions, mean_field, unary_from_probabilities
-from tagmask.refine.walk import Transition, half_disc, transition, walk, walk_on_device
+from tagmask.refine.walk import Transition, half_disc, transition, walk_where
 from tagmask.segment import LabelledViews
 from tagmask.types import BACKGROUND, UNKNOWN, Activation, LabelMap, Photo
 from tagmask.work import Job
@@ -117,9 +116,8 @@ def affinity_planes(network: AffinityNet, photo: Photo, *, radius: int) -> NDArr
 
     h, w are the photo's sides over the network's stride, rounded up. Pairs that leave the grid are 0.
     """
-    image = torch.from_numpy(channels_first(photo.pixels)[None]).to(next(network.parameters()).device).float().div(255)
     with torch.no_grad():
-        features = folded(network)(image.contiguous(memory_format=torch.channels_last))  # (1, D, h, w)
+        features = folded(network)(as_image(photo.pixels, network))  # (1, D, h, w)
         return pair_affinity(features, half_disc(radius))[0].cpu().numpy()
 
 
@@ -160,9 +158,6 @@ def carried(
     height, width = maps.shape[1:]
     pixels = torch.from_numpy(maps)[None]  # (1, K, H, W)
     means = functional.avg_pool2d(pixels, kernel_size=stride, ceil_mode=True)[0]  # (K, h, w)
-    if device.type == "cpu":
-        walked = torch.from_numpy(walk(means.numpy(), step, steps))
-    else:
-        walked = walk_on_device(means.to(device), step, steps).cpu()
+    walked = torch.from_numpy(walk_where(device, means.numpy(), step, steps))
     whole = functional.interpolate(walked[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
     return whole[:, :height, :width].contiguous().numpy()

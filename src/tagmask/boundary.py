@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tagmask.affinity import affinity_planes, carried
-from tagmask.augment import channels_first, resize_labels
+from tagmask.augment import resize_labels
 from tagmask.classify import mean_colour
 from tagmask.data.photos import PerImage, Photos
 from tagmask.fit import Schedule, fit
@@ -24,7 +24,7 @@ from tagmask.label import background_power, labels_from_scores
 from tagmask.nets.affinity import AffinityNet
 from tagmask.nets.backbones import Backbone, build_backbone
 from tagmask.nets.boundary import BoundaryNet
-from tagmask.nets.folded import folded
+from tagmask.nets.folded import as_image, folded
 from tagmask.pairs import mean_where
 from tagmask.refine.walk import half_disc, transition
 from tagmask.segment import LabelledViews
@@ -91,10 +91,8 @@ def fit_boundary(
 
 def find_edges(network: BoundaryNet, photo: Photo) -> LabelMap:
     """Return 1 at the boundary pixels of a photo, where the network is surer than one half, and 0 elsewhere."""
-    device = next(network.parameters()).device
-    image = torch.from_numpy(channels_first(photo.pixels)[None]).to(device).float().div(255)
     with torch.no_grad():
-        logits = folded(network)(image.contiguous(memory_format=torch.channels_last))[0, 0]
+        logits = folded(network)(as_image(photo.pixels, network))[0, 0]
     return LabelMap((logits > 0).to(torch.uint8).cpu().numpy())
 
 

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tagmask.augment import channels_first
 from tagmask.classify import mean_colour
 from tagmask.data.photos import PerImage, Photos
 from tagmask.errors import OptionError
@@ -22,14 +21,14 @@ from tagmask.fit import Schedule, fit
 from tagmask.label import threshold_labels
 from tagmask.losses import resize_labels
 from tagmask.nets.backbones import Backbone, build_backbone
-from tagmask.nets.folded import folded
+from tagmask.nets.folded import as_image, folded
 from tagmask.nets.relation import RelationNet
 from tagmask.pairs import affinity_loss, pair_kinds
 from tagmask.paths import displacement_loss, path_affinity
 from tagmask.refine.crf import CrfOptions
 from tagmask.refine.instances import cut_labels, group_cells, split_maps
 from tagmask.refine.sharpen import sharpen
-from tagmask.refine.walk import half_disc, transition, walk, walk_on_device
+from tagmask.refine.walk import half_disc, transition, walk_where
 from tagmask.segment import LabelledViews
 from tagmask.types import BACKGROUND, UNKNOWN, Activation, Instances, LabelMap, Photo
 from tagmask.work import Job
@@ -126,8 +125,7 @@ def relations_of(network: RelationNet, photo: Photo) -> tuple[NDArray[np.float32
 @torch.no_grad()
 def _seen(network: RelationNet, photo: Photo, *, mirrored: bool) -> Tensor:
     """Return what the network says of a photo (1, 3, h, w), or of it and its mirror image (2, 3, h, w)."""
-    pixels = torch.from_numpy(channels_first(photo.pixels))[None].to(network.mean_displacement.device)
-    image = pixels.float().div(255)
+    image = as_image(photo.pixels, network)
     both = torch.cat([image, image.flip(3)]) if mirrored else image
     return folded(network)(both.contiguous(memory_format=torch.channels_last)).float()
 
@@ -180,10 +178,7 @@ def _walked(
     offsets, device = half_disc(radius), network.mean_displacement.device
     affinity = path_affinity(torch.from_numpy(boundary)[None], offsets)[0].numpy()  # (P, h, w)
     step = transition(affinity, offsets, beta=beta)
-    if device.type == "cuda":
-        walked = walk_on_device(torch.from_numpy(maps).to(device), step, steps).cpu().numpy()
-    else:
-        walked = walk(maps, step, steps)
+    walked = walk_where(device, maps, step, steps)
     return np.clip(walked / max(walked.max(initial=0), np.finfo(np.float32).tiny), 0, 1)
 
 

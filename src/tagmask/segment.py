@@ -18,7 +18,7 @@ from tagmask.fit import Schedule, fit
 from tagmask.label import resized_labels, restrict_to_tags
 from tagmask.losses import pixel_cross_entropy
 from tagmask.nets.backbones import Backbone
-from tagmask.nets.folded import folded
+from tagmask.nets.folded import as_image, folded
 from tagmask.nets.segmenter import Segmenter, build_segmenter
 from tagmask.refine.batch import mean_field_batch
 from tagmask.refine.crf import CrfOptions, mean_field, unary_from_probabilities
@@ -180,9 +180,7 @@ def _whole(segmenter: Segmenter, pixels: NDArray[np.uint8], scales: Sequence[flo
     with torch.no_grad():
         for scale in scales:
             height, width = (max(1, round(side * scale)) for side in size)
-            scaled = np.ascontiguousarray(resize(pixels, height, width)).transpose(2, 0, 1)[None]
-            image = torch.from_numpy(np.array(scaled)).to(device).float().div(255)
-            image = image.contiguous(memory_format=torch.channels_last)
+            image = as_image(resize(pixels, height, width), segmenter)
             for mirrored in (False, True) if flip else (False,):
                 scores = network(image.flip(3) if mirrored else image).float()  # (1, C, h, w)
                 total += _to_size(scores.flip(3) if mirrored else scores, size).softmax(dim=1)

@@ -14,7 +14,9 @@ from threading import Lock
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -50,6 +52,13 @@ def folded(network: Network) -> Network:
                 quick.trunk.body = Together(_InBfloat16(body) if precision == "bfloat16" else body)
             _known[network] = state, quick.to(memory_format=torch.channels_last)
         return cast(Network, _known[network][1])
+
+
+def as_image(pixels: NDArray[np.uint8], network: nn.Module) -> Tensor:
+    """Return uint8 RGB (H, W, 3) as float32 (1, 3, H, W) in [0, 1], channels last, on the network's device."""
+    device = next(network.parameters()).device
+    image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)[None])).to(device=device)
+    return image.float().div(255).contiguous(memory_format=torch.channels_last)
 
 
 def look_in(network: nn.Module, precision: str) -> None:

@@ -146,6 +146,15 @@ def walk_on_device(maps: Tensor, step: Transition, steps: int = 256) -> Tensor:
     return values
 
 
+def walk_where(
+    device: torch.device, maps: NDArray[np.float32], step: Transition, steps: int = 256
+) -> NDArray[np.float32]:
+    """Return what ``walk`` returns, computed on ``device``."""
+    if device.type == "cpu":
+        return walk(maps, step, steps)
+    return walk_on_device(torch.from_numpy(maps).to(device), step, steps).cpu().numpy()
+
+
 def _check(shape: tuple[int, ...], step: Transition, steps: int) -> None:
     if shape[1:] != step.weights.shape[1:]:
         raise ValueError(f"maps must be (K, {step.weights.shape[1]}, {step.weights.shape[2]}), got {shape}")
