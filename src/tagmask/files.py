@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from tagmask.data.opening import opened
 from tagmask.data.pixels import palette, write_mask
 from tagmask.errors import RunError
-from tagmask.types import Activation, Instances, LabelMap
+from tagmask.types import Activation, Instances, LabelMap, Saliency
 
 _INSTANCES = "instances"  # the keyword of the text in a PNG of instances
 
@@ -87,6 +87,15 @@ def _read_labels(path: Path) -> LabelMap:
         return LabelMap(labels=np.array(image))
 
 
+def _write_saliency(path: Path, value: Saliency) -> None:
+    Image.fromarray(value.values).save(path, format="PNG", compress_level=6)
+
+
+def _read_saliency(path: Path) -> Saliency:
+    with opened(path) as image:
+        return Saliency(np.array(image))
+
+
 def _write_instances(path: Path, value: Instances) -> None:
     """Write a PNG of the ids, in colours, that tells the class and score of each in a text of its own."""
     picture, text = Image.fromarray(value.ids), PngInfo()
@@ -114,6 +123,7 @@ def _write_value(path: Path, value: Any) -> None:
 KINDS: dict[type, tuple[str, Callable[[Path, Any], None], Callable[[Path], Any]]] = {
     Activation: (".npz", _write_activation, _read_activation),
     LabelMap: (".png", _write_labels, _read_labels),
+    Saliency: (".png", _write_saliency, _read_saliency),
     Instances: (".png", _write_instances, read_instances),
     dict: (".json", _write_value, read_json),
     float: (".json", _write_value, read_json),

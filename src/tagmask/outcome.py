@@ -8,7 +8,7 @@ from typing import Any
 
 from tagmask.data.photos import PerImage
 from tagmask.nets.segmenter import Segmenter
-from tagmask.types import Activation, Instances, LabelMap
+from tagmask.types import Activation, Instances, LabelMap, Saliency
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,9 @@ class Outcome:
     ``steps`` are the label maps on the way, by name, in order: each is scored where the user has masks. ``val_steps`` are
     what simpler means than the segmenter say of the validation photos, without their tags, for comparison.
     ``predict`` are the options with which the segmenter is to be used on new photos (see ``predict_labels``).
-    ``instances`` are the single objects of the training photos, from methods that find such.
+    ``instances`` are the single objects of the training photos, from methods that find such. ``saliency`` is what stood
+    out in them, for methods that ask, and ``supervision`` what people had to paint or draw for it, beyond what the method
+    itself needs ("none" for a detector).
     """
 
     masks: PerImage[LabelMap]
@@ -30,3 +32,5 @@ class Outcome:
     val_steps: Mapping[str, PerImage[LabelMap]] = field(default_factory=dict)
     predict: dict[str, Any] = field(default_factory=dict)
     instances: PerImage[Instances] | None = None
+    saliency: PerImage[Saliency] | None = None
+    supervision: str = "none"

@@ -15,11 +15,11 @@ from tagmask.data.photos import PerImage, Photos, Truth
 from tagmask.evaluate import Confusion, image_iou
 from tagmask.files import write_json
 from tagmask.outcome import Outcome
-from tagmask.quality import SeedQuality, ThresholdCurve
+from tagmask.quality import SaliencyQuality, SeedQuality, ThresholdCurve
 from tagmask.registry import Method
 from tagmask.report import ImageRow, Report, write_report
 from tagmask.segment import fit_to_photo
-from tagmask.types import UNKNOWN, Dataset, LabelMap
+from tagmask.types import UNKNOWN, Dataset, LabelMap, Saliency
 from tagmask.work import Work
 
 ROWS = 6  # images shown of each group  # ours
@@ -48,7 +48,7 @@ def summarise(
         "reader": data.reader,
         "train_images": len(data.train),
         "val_images": len(data.val),
-        "extra_supervision": method.extra_supervision,
+        "extra_supervision": _supervision(method, outcome),
         "stages": [asdict(cost) for cost in work.costs],
         "minutes": round(sum(cost.seconds for cost in work.costs) / 60, 2),
         "peak_mb": round(max(cost.peak_mb for cost in work.costs)),
@@ -61,6 +61,8 @@ def summarise(
             metrics["steps"] = {n: score(train, m, data, counter.advance) for n, m in outcome.steps.items()}
             if outcome.seeds is not None:
                 metrics["seeds"] = _seed_quality(train, outcome.seeds, classes)
+            if outcome.saliency is not None:
+                metrics["saliency"] = _saliency_quality(train, outcome.saliency)
         if len(val) and predictions is not None:
             metrics["val"] = score(val, predictions, data, counter.advance)
             metrics["val_steps"] = {n: score(val, m, data) for n, m in outcome.val_steps.items()}
@@ -80,17 +82,39 @@ def summarise(
 def score(
     truth: PerImage[LabelMap], masks: PerImage[LabelMap], data: Dataset, advance: Any = lambda: None
 ) -> dict[str, Any]:
-    """Return the scores of ``masks`` over the images that ``truth`` knows, as JSON types; by group where some are novel."""
-    confusion = Confusion(len(data.classes))
+    """Return the scores of ``masks`` over the images that ``truth`` knows, as JSON types; by group where some are novel.
+
+    The truth is brought to the grid of masks of another size; where masks leave pixels unknown, ``seeds`` scores what
+    they do label.
+    """
+    quality = SeedQuality(len(data.classes))
     for name in truth.names:
-        confusion.add(truth[name].labels, masks[name].labels)
+        labels = masks[name].labels
+        quality.add(fit_to_photo(truth[name], labels.shape).labels, labels)
         advance()
-    return {**confusion.scores().to_json(), "images": len(truth), "groups": group_scores(confusion, data)}
+    confusion = quality.confusion
+    scores = {**confusion.scores().to_json(), "images": len(truth), "groups": group_scores(confusion, data)}
+    return {**scores, "seeds": quality.scores().to_json()} if confusion.matrix[:, -1].any() else scores
 
 
 def group_scores(confusion: Confusion, data: Dataset) -> dict[str, float | None]:
     """Return the mIoU over the ``base`` classes, with the background, and over the ``novel`` ones; {} without such."""
     return {name: confusion.scores(only=ids).to_json()["miou"] for name, ids in groups(data).items()}
+
+
+def _supervision(method: Method, outcome: Outcome) -> str:
+    """Return what people had to draw besides tags: for the method, and for a source that the user brought in."""
+    wanted = [what for what in (method.extra_supervision, outcome.supervision) if what != "none"]
+    return "; ".join(wanted) or "none"
+
+
+def _saliency_quality(truth: Truth, saliency: PerImage[Saliency]) -> dict[str, Any]:
+    """Score saliency against all tagged objects."""
+    quality = SaliencyQuality()
+    for name in truth.names:
+        found = saliency[name]
+        quality.add(fit_to_photo(truth[name], found.values.shape).labels, found)
+    return quality.scores().to_json()
 
 
 def _seed_quality(truth: Truth, seeds: PerImage[LabelMap], classes: int) -> dict[str, Any]:
@@ -163,12 +187,15 @@ def _row(
 ) -> ImageRow:
     photo, activation = photos[name], outcome.activation
     shown = activation[name] if activation is not None else None
+    maps = [(data.classes[c], m) for c, m in zip(shown.classes, shown.maps, strict=True)] if shown else []
+    if outcome.saliency is not None:
+        maps.append(("saliency", outcome.saliency[name].unit))
     return ImageRow(
         group=group,
         name=name,
         tags=[data.classes[tag] for tag in photo.tags or ()],
         photo=photo.pixels,
-        activation=[(data.classes[c], m) for c, m in zip(shown.classes, shown.maps, strict=True)] if shown else [],
+        activation=maps,
         seeds=outcome.seeds[name].labels if outcome.seeds is not None else None,
         mask=outcome.masks[name].labels,
         truth=truth[name].labels if name in truth else None,

@@ -140,6 +140,31 @@ class LabelMap:
 
 
 @dataclass(frozen=True)
+class Saliency:
+    """How much each pixel stands out, whatever it shows: ``values`` uint8 (H, W), 0 not at all, 255 surely an object."""
+
+    values: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if self.values.dtype != np.uint8 or self.values.ndim != 2:
+            raise ValueError(f"values must be uint8 (H, W), got {self.values.dtype} {self.values.shape}")
+
+    @classmethod
+    def of(cls, unit: NDArray[np.floating]) -> Saliency:
+        """Round values (H, W) in [0, 1] to 8 bits.
+
+        >>> Saliency.of(np.array([[0.0, 0.25, 1.0]])).values
+        array([[  0,  64, 255]], dtype=uint8)
+        """
+        return cls((unit * 255).round().astype(np.uint8))
+
+    @property
+    def unit(self) -> NDArray[np.float32]:
+        """The values as float32 (H, W) in [0, 1]."""
+        return self.values.astype(np.float32) / np.float32(255)
+
+
+@dataclass(frozen=True)
 class Instances:
     """The single objects of one image: ``ids`` uint8 (H, W), 0 where there is none; id n is of class ``classes[n - 1]``.
 

@@ -19,14 +19,14 @@ from tagmask.fit import Schedule
 from tagmask.label import salient_labels, threshold_labels
 from tagmask.outcome import Outcome
 from tagmask.refine.crf import IRN_CRF
-from tagmask.refine.saliency import DETECTORS
 from tagmask.refine.sharpen import sharpen
 from tagmask.retrain import retrain
+from tagmask.saliency import checked_source, saliency_maps, supervision_of
 from tagmask.threshold import choose_threshold
-from tagmask.types import Activation, Dataset, LabelMap, Photo
+from tagmask.types import Activation, Dataset, LabelMap, Saliency
 from tagmask.work import Work
 
-CHOICES = {"policy": ("step", "poly"), "loss": ("hybrid", "ce"), "saliency": ("none", *DETECTORS)}
+CHOICES = {"policy": ("step", "poly"), "loss": ("hybrid", "ce")}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ class Options:
     integral_rate: float = 0.0  # its learning rate, where 0 means: that of the classifier; author code (the same)
     scales: tuple[float, ...] = (1.0,)  # scales of the square at which its maps are summed; author code
     flip: bool = False  # sum its maps of the mirror image too; author code
-    saliency: str = "none"  # the background: none (a threshold, CRF), or mbd or rbd saliency; ours (paper: a network's)
+    saliency: str = (
+        "none"  # background: none (a threshold, CRF), mbd, rbd or a folder (docs/data.md); ours (paper: DSS)
+    )
     threshold: float = 0.0  # background threshold in 0..1, where 0 means: choose it without masks; ours
     confidence: float = 0.7  # how far the CRF trusts a thresholded label, in 0..1; author code (irn)
     output_stride: int = 16  # pixels a cell of the segmenter's grid; paper (DeepLab v3)
@@ -74,6 +76,7 @@ class Options:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise OptionError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(known)}.")
+        checked_source(self.saliency, none=True)
         for name in ("threshold", "confidence"):
             if getattr(self, name) > 1:
                 raise OptionError(f"{name} is {getattr(self, name)}; expected a number in 0..1.")
@@ -112,19 +115,21 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         folder = step.partition(" ")[0]
         chosen = work.once(f"{folder}-threshold", choose_threshold, data.train, its, fixed=options.threshold)
         seeds = steps[step] = work.each(f"{folder}-labels", threshold_labels, its, chosen["threshold"])
+    saliency = None
     if options.saliency == "none":
         masks = work.each("sharpened", sharpen, seeds, data.train, crf=IRN_CRF, confidence=options.confidence)
         steps["after the CRF"] = masks
     else:
-        masks = work.each("against-saliency", against_saliency, activation, data.train, kind=options.saliency)
+        saliency = saliency_maps(work, data.train, options.saliency)
+        masks = work.each("against-saliency", against_saliency, activation, saliency)
         steps["against saliency"] = masks
     end = retrain(work, data, masks, options)
     return Outcome(
         masks=end.masks, segmenter=end.segmenter, activation=activation, seeds=seeds, threshold=chosen,
-        steps={**steps, **end.steps}, predict=end.predict,
+        steps={**steps, **end.steps}, predict=end.predict, saliency=saliency, supervision=supervision_of(options.saliency),
     )  # fmt: skip
 
 
-def against_saliency(activation: Activation, photo: Photo, *, kind: str) -> LabelMap:
-    """Label by the paper's rule, with saliency that needs no training in place of a network's."""
-    return salient_labels(activation, DETECTORS[kind](photo.pixels))
+def against_saliency(activation: Activation, saliency: Saliency) -> LabelMap:
+    """Label by the paper's rule."""
+    return salient_labels(activation, saliency.unit)

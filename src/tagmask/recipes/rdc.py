@@ -13,16 +13,16 @@ from typing import Any
 
 from tagmask.activate import multi_rate_cam
 from tagmask.classify import fit_multi_dilated
-from tagmask.errors import OptionError, did_you_mean
+from tagmask.errors import OptionError
 from tagmask.fit import Schedule
 from tagmask.label import dense_labels, threshold_labels
 from tagmask.online import fit_online
 from tagmask.outcome import Outcome
-from tagmask.refine.saliency import DETECTORS
 from tagmask.retrain import retrain
+from tagmask.saliency import checked_source, saliency_maps, supervision_of
 from tagmask.segment import predict_labels
 from tagmask.threshold import choose_threshold
-from tagmask.types import Activation, Dataset, LabelMap, Photo
+from tagmask.types import Activation, Dataset, LabelMap, Saliency
 from tagmask.work import Work
 
 
@@ -40,7 +40,9 @@ class Options:
     scales: tuple[float, ...] = (1.0,)  # scales of the photo at which activations are summed; ours (not published)
     flip: bool = False  # sum the activations of the mirror image too; ours (not published)
     threshold: float = 0.3  # objects: from this share of a map's maximum on, 0 = choose it without masks; recalled
-    saliency: str = "mbd"  # background by: mbd, rbd, or none (all that is no object); ours (paper: a network's)
+    saliency: str = (
+        "mbd"  # background by: mbd, rbd, a folder (docs/data.md), none (the rest); ours (paper: a network's)
+    )
     background: float = 0.06  # background: what is less salient, in 0..1; recalled
     output_stride: int = 8  # pixels a cell of the networks' grid; recalled
     segmenter: str = "deeplab-v1"  # deeplab-v1, deeplab-v2 or deeplab-v3; paper (LargeFOV)
@@ -58,10 +60,7 @@ class Options:
     test_crf: bool = True  # sharpen the segmenter's predictions with a CRF; paper
 
     def __post_init__(self) -> None:
-        known = (*DETECTORS, "none")
-        if self.saliency not in known:
-            hint = did_you_mean(self.saliency, known)
-            raise OptionError(f"saliency is {self.saliency!r}{hint}; expected one of {', '.join(known)}.")
+        checked_source(self.saliency, none=True)
         if not (self.background <= 1 and self.branch_width >= 1):
             raise OptionError(
                 f"background is {self.background} and branch_width {self.branch_width}; expected at most 1, at least 1."
@@ -84,10 +83,12 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     activation = work.each("activation", multi_rate_cam, classifier, data.train, **sees)
     chosen = work.once("threshold", choose_threshold, data.train, activation, fixed=options.threshold)
     thresholded = work.each("thresholded", threshold_labels, activation, chosen["threshold"])
-    labels = work.each(
-        "seeds", sure_labels, activation, data.train, chosen["threshold"],
-        saliency=options.saliency, background=options.background,
-    )  # fmt: skip
+    labels, saliency = thresholded, None
+    if options.saliency != "none":
+        saliency = saliency_maps(work, data.train, options.saliency)
+        labels = work.each(
+            "seeds", sure_labels, activation, saliency, chosen["threshold"], background=options.background
+        )
     end = retrain(work, data, labels, options)
     segmenter, masks, steps = end.segmenter, end.masks, {"thresholded activation": thresholded, **end.steps}
     if options.online_epochs:
@@ -104,13 +105,10 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     return Outcome(
         masks=masks, segmenter=segmenter, activation=activation, seeds=labels, threshold=chosen,
         steps=steps, val_steps=val_steps, predict=end.predict,
+        saliency=saliency, supervision=supervision_of(options.saliency),
     )  # fmt: skip
 
 
-def sure_labels(
-    activation: Activation, photo: Photo, threshold: float, *, saliency: str, background: float
-) -> LabelMap:
-    """Return the sure objects, and the background that the saliency tells, or all the rest where there is ``none``."""
-    if saliency == "none":
-        return threshold_labels(activation, threshold)
-    return dense_labels(activation, DETECTORS[saliency](photo.pixels), share=threshold, background=background)
+def sure_labels(activation: Activation, saliency: Saliency, threshold: float, *, background: float) -> LabelMap:
+    """Return the sure objects, and the background that the saliency tells."""
+    return dense_labels(activation, saliency.unit, share=threshold, background=background)
