@@ -53,7 +53,13 @@ METRICS = {
         "curve": {"thresholds": [0.1, 0.2], "values": [1, 2]},
     },
     "seeds": {"coverage": 0.613, "miou_labelled": None, "something_new": 0.25},
+    "steps": {
+        "cues & such": {"miou": 0.1427, "seeds": {"coverage": 0.31, "miou_labelled": 0.72}},
+        "grown": {"miou": 0.5},
+    },
+    "saliency": {"precision": 0.6123, "recall": None, "best_cut": 0.4},
 }
+MEASURED = ("train_masks", "val", "activation", "seeds", "steps", "saliency")
 CURVES = {
     "classifier": [{"step": step, "loss": 1 / (step + 1), "part": math.nan, "lr": 0.01} for step in range(900)],
     "empty": [],
@@ -152,7 +158,8 @@ def test_everything_is_shown(tmp_path: Path) -> None:
         "tagmask run cam photos/ --out 'a b'", "18 min 24 s", "2.5 GB", "2 images left out", "2.99.1",
         "88.1", "33.3", "124", "agreement of scales & flips", "0.22", "47.1 % mIoU", "0.27", "48.3 % mIoU",
         "1.2 points of mIoU", "1000", "640", "360", "6 min 52 s", "512 MB", "Pixels labelled61.3 %",
-        "Something new25.0 %", "IoU 90.2 %", "doubt 0.26", "dir/worst", "<bus> & co",
+        "Something new25.0 %", "cues & such14.331.072.0", "grown50.0100.050.0", "final masks61.3100.061.3",
+        "Objects: precision61.2 %", "IoU 90.2 %", "doubt 0.26", "dir/worst", "<bus> & co",
     ):  # fmt: skip
         assert said.lower() in text.lower(), said
     assert "nan" not in text.lower().replace("finite", "").split()
@@ -171,7 +178,7 @@ def test_every_metric_may_be_missing_or_null(tmp_path: Path) -> None:
 
 
 def test_without_masks_the_page_says_so_and_shows_no_score(tmp_path: Path) -> None:
-    unmeasured = {key: METRICS[key] for key in METRICS if key not in ("train_masks", "val", "activation", "seeds")}
+    unmeasured = {key: METRICS[key] for key in METRICS if key not in MEASURED}
     unmeasured["threshold_choice"] = {**METRICS["threshold_choice"], "threshold": 0.37}
     page = page_of(tmp_path, metrics=unmeasured, rows=[row(truth=None, score=None), row(seeds=None, truth=None)])
     text = read(page).text

@@ -24,6 +24,14 @@ SEED_NAMES = {
     "coverage": "Pixels labelled",
     "foreground_recall": "Object pixels found",
 }
+SALIENCY_NAMES = {
+    "precision": "Objects: precision",
+    "recall": "Objects: recall",
+    "ground_precision": "Background below 6 %: precision",
+    "ground_recall": "Background below 6 %: recall",
+    "best_f": "Best F measure of all cuts (oracle)",
+    "overlapping": "Photos with IoU over 60 %",
+}
 MISSING = "-"
 
 
@@ -142,6 +150,37 @@ def stage_table(metrics: Metrics) -> list[dict[str, Any]]:
             "memory": memory(stage.get("peak_mb")),
         }
         for stage in stages
+    ]
+
+
+def step_table(metrics: Metrics) -> list[dict[str, Any]]:
+    """Return a row for each label map on the way to the masks: name, mIoU, what it labels and how well, width of its bar.
+
+    ``labelled`` is the share of the pixels that have a label, ``where_labelled`` the mIoU over these alone.
+    """
+    steps: dict[str, Metrics] = {
+        name: step for name, step in part(metrics, "steps").items() if isinstance(step, Mapping)
+    }
+    if not steps:
+        return []
+    steps["final masks"] = part(metrics, "train_masks")
+    return [
+        {
+            "name": name,
+            "miou": percent(step.get("miou")),
+            "width": 100 * min(max(number(step.get("miou")) or 0, 0), 1),
+            "labelled": percent(part(step, "seeds").get("coverage", 1.0)),
+            "where_labelled": percent(part(step, "seeds").get("miou_labelled", step.get("miou"))),
+        }
+        for name, step in steps.items()
+    ]
+
+
+def saliency_facts(metrics: Metrics) -> list[tuple[str, str]]:
+    """Return the scores of the saliency as (label, percent) pairs."""
+    known = part(metrics, "saliency")
+    return [
+        (name, percent(known[key], " %")) for key, name in SALIENCY_NAMES.items() if number(known.get(key)) is not None
     ]
 
 
