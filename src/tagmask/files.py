@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from tagmask.data.opening import opened
 from tagmask.data.pixels import palette, write_mask
 from tagmask.errors import RunError
-from tagmask.types import Activation, Instances, LabelMap, Saliency
+from tagmask.types import Activation, Boxes, Instances, LabelMap, Saliency
 
 _INSTANCES = "instances"  # the keyword of the text in a PNG of instances
 
@@ -96,6 +96,20 @@ def _read_saliency(path: Path) -> Saliency:
         return Saliency(np.array(image))
 
 
+def _write_boxes(path: Path, value: Boxes) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(
+            file, boxes=value.boxes, scores=value.scores, classes=np.asarray(value.classes, dtype=np.uint8),
+            size=np.asarray(value.size), masks=value.masks,
+        )  # fmt: skip
+
+
+def _read_boxes(path: Path) -> Boxes:
+    with np.load(path, allow_pickle=False) as held:
+        height, width = held["size"].tolist()
+        return Boxes(held["boxes"], held["scores"], tuple(held["classes"].tolist()), (height, width), held["masks"])
+
+
 def _write_instances(path: Path, value: Instances) -> None:
     """Write a PNG of the ids, in colours, that tells the class and score of each in a text of its own."""
     picture, text = Image.fromarray(value.ids), PngInfo()
@@ -123,6 +137,7 @@ def _write_value(path: Path, value: Any) -> None:
 KINDS: dict[type, tuple[str, Callable[[Path, Any], None], Callable[[Path], Any]]] = {
     Activation: (".npz", _write_activation, _read_activation),
     LabelMap: (".png", _write_labels, _read_labels),
+    Boxes: (".npz", _write_boxes, _read_boxes),
     Saliency: (".png", _write_saliency, _read_saliency),
     Instances: (".png", _write_instances, read_instances),
     dict: (".json", _write_value, read_json),

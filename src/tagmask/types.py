@@ -183,3 +183,35 @@ class Instances:
                 f"{len(self.classes)} classes, {len(self.scores)} scores and ids up to {self.ids.max(initial=0)} "
                 "do not fit together"
             )
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Rectangles in one image of ``size`` (H, W), which may each come with a mask of its own.
+
+    ``boxes`` int32 (n, 4) are x0, y0, x1, y1 in pixels, the ends excluded; ``scores`` float32 (n,) say how sure each is;
+    ``classes`` are their n ids, 0 where nobody knows what is in it. ``masks`` uint8 (n, ceil(H W / 8)) are packed bits
+    (``refine.boxes.packed``), or of length 0: a box without a mask is full.
+    """
+
+    boxes: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    classes: tuple[int, ...]
+    size: tuple[int, int]
+    masks: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.uint8))
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        if self.boxes.dtype != np.int32 or self.boxes.shape != (n, 4) or self.scores.dtype != np.float32:
+            raise ValueError(
+                f"boxes must be int32 (n, 4) and scores float32, got {self.boxes.dtype} {self.boxes.shape}"
+            )
+        if self.scores.shape != (n,) or len(self.classes) != n or len(self.masks) not in (0, n):
+            raise ValueError(f"{n} boxes, {len(self.scores)} scores, {len(self.classes)} classes do not fit together")
+        height, width = self.size
+        low, high = self.boxes[:, :2], self.boxes[:, 2:]
+        if not ((low >= 0).all() and (low < high).all() and (high <= (width, height)).all()):
+            raise ValueError(f"boxes must not be empty and lie in {width}x{height} pixels")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
