@@ -101,6 +101,7 @@ DESK_OAA = {
 }
 DESK_RDC = {
     **DESK_SEGMENTER,
+    "output_stride": 16,
     "tag_epochs": 4.0,
     "tag_crop": 224,
     "tag_rate": 0.01,
