@@ -53,9 +53,7 @@ class Options:
     integral_rate: float = 0.0  # its learning rate, where 0 means: that of the classifier; author code (the same)
     scales: tuple[float, ...] = (1.0,)  # scales of the square at which its maps are summed; author code
     flip: bool = False  # sum its maps of the mirror image too; author code
-    saliency: str = (
-        "none"  # background: none (a threshold, CRF), mbd, rbd or a folder (docs/data.md); ours (paper: DSS)
-    )
+    saliency: str = "none"  # background: none (a threshold, CRF), mbd, rbd or a folder; ours (paper: a network's)
     threshold: float = 0.0  # background threshold in 0..1, where 0 means: choose it without masks; ours
     confidence: float = 0.7  # how far the CRF trusts a thresholded label, in 0..1; author code (irn)
     output_stride: int = 16  # pixels a cell of the segmenter's grid; paper (DeepLab v3)

@@ -40,9 +40,7 @@ class Options:
     scales: tuple[float, ...] = (1.0,)  # scales of the photo at which activations are summed; ours (not published)
     flip: bool = False  # sum the activations of the mirror image too; ours (not published)
     threshold: float = 0.3  # objects: from this share of a map's maximum on, 0 = choose it without masks; recalled
-    saliency: str = (
-        "mbd"  # background by: mbd, rbd, a folder (docs/data.md), none (the rest); ours (paper: a network's)
-    )
+    saliency: str = "mbd"  # background by: mbd, rbd, a folder, or none (the rest); ours (paper: a network's)
     background: float = 0.06  # background: what is less salient, in 0..1; recalled
     output_stride: int = 8  # pixels a cell of the networks' grid; recalled
     segmenter: str = "deeplab-v1"  # deeplab-v1, deeplab-v2 or deeplab-v3; paper (LargeFOV)
