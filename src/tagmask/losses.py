@@ -16,6 +16,7 @@ from torch.nn import functional
 from tagmask.types import UNKNOWN
 
 PROBABILITY_FLOOR = 1e-4  # author code (SEC)
+POOLED_FLOOR = 1e-7  # of what log-sum-exp pooled, before its logarithm  # ours
 
 
 def multi_label_soft_margin(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -56,6 +57,24 @@ def global_weighted_rank_pool(p: Tensor, decay: float) -> Tensor:
     ranked = p.sort(dim=-1, descending=True).values  # (B, C, N)
     weights = torch.pow(decay, torch.arange(p.shape[-1], dtype=p.dtype, device=p.device))  # (N,)
     return (ranked * weights).sum(dim=-1) / weights.sum()
+
+
+def log_sum_exp_pool(p: Tensor, chosen: Tensor, sharpness: float = 5.0) -> Tensor:
+    """Pool (1/r) log(mean of exp(r p)) over the chosen pixels: (B, C, N), bool (B, N) -> (B, C).
+
+    ``sharpness`` r above 0 leads from the mean (0) to the maximum (infinity). Where nothing is chosen it pools over all N,
+    so that it stays finite; such a term is the caller's to drop. Raises ``ValueError`` for another r or when N is 0.
+    Source: Pinheiro and Collobert, CVPR 2015, with its r  # ours, for the built-in prior's is not published
+    """
+    if not sharpness > 0 or p.shape[-1] == 0:
+        raise ValueError(f"sharpness and N must be above 0, got sharpness {sharpness} and shape {tuple(p.shape)}")
+    p = _at_least_float32(p)
+    chosen = (chosen | ~chosen.any(dim=-1, keepdim=True))[:, None]  # (B, 1, N)
+    top = torch.where(chosen, p, -torch.inf).amax(dim=-1, keepdim=True).detach()  # (B, C, 1)
+    below = torch.where(chosen, p - top, 0)  # 0 adds nothing to the sum, and sends nothing infinite backwards
+    # From the top down and by expm1: no overflow, and no rounding of small p against the 1 of exp(0).
+    mean = torch.expm1(sharpness * below).sum(dim=-1) / chosen.sum(dim=-1)
+    return top[..., 0] + torch.log1p(mean) / sharpness
 
 
 def seed_loss(p: Tensor, labels: Tensor) -> Tensor:
@@ -111,6 +130,59 @@ def constrain_loss(p: Tensor, q: Tensor) -> Tensor:
     return _mean(divergence)
 
 
+def prior_loss(
+    p: Tensor, tags: Tensor, objects: Tensor, ground: Tensor, *, sharpness: float = 5.0, joint: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ask for every tag somewhere among the objects, for background on the ground, for absent classes nowhere.
+
+    The three terms, each averaged over images: the mean over tags of -log S(objects), -log S(ground) of the background,
+    and the mean over absent classes of -log(1 - S(both)), with S the ``log_sum_exp_pool`` of a class over a set of pixels.
+    ``joint`` divides the first two together by the number of tags and the background. ``p`` float (B, C, h, w), ``tags``
+    bool (B, C-1), ``objects`` and ``ground`` bool (B, h, w); pixels of neither count nowhere. A term without a class or
+    without a pixel is 0. Raises ``ValueError`` for shapes that do not fit. Source: built-in prior (Saleh et al. 2016).
+    """
+    p, objects, ground = _with_pixels(p, tags, objects, ground)
+    seen = objects | ground  # (B, N)
+    present, background, absent = (
+        log_sum_exp_pool(part, pixels, sharpness).clamp(min=POOLED_FLOOR, max=1 - POOLED_FLOOR)
+        for part, pixels in ((p[:, 1:], objects), (p[:, :1], ground), (p[:, 1:], seen))
+    )
+    on = _mean_log(present, tags & objects.any(dim=1, keepdim=True))  # (B,)
+    off = _mean_log(background, ground.any(dim=1, keepdim=True))
+    none = _mean_log(1 - absent, ~tags & seen.any(dim=1, keepdim=True))
+    if joint:
+        count = tags.sum(dim=1)
+        on, off = on * count / (count + 1), off / (count + 1)
+    return -_mean(on), -_mean(off), -_mean(none)
+
+
+def pooled_tags_loss(p: Tensor, tags: Tensor, seen: Tensor, *, sharpness: float = 5.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Ask for every tag and the background somewhere among the pixels ``seen``, bool (B, h, w), for the rest nowhere.
+
+    The weak loss that the prior is compared with; else as ``prior_loss``, joint. Source: built-in prior.
+    """
+    return prior_loss(p, tags, seen, seen, sharpness=sharpness, joint=True)
+
+
+def classes_first_loss(
+    p: Tensor, tags: Tensor, objects: Tensor, ground: Tensor, *, sharpness: float = 5.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ask each pixel of an object for one of the tags, each of the ground for background, none for an absent class.
+
+    As ``prior_loss``, but the tags of a pixel are pooled first, and logarithms then averaged over pixels; those of absent
+    classes over these too. Source: built-in prior, the alternative.
+    """
+    p, objects, ground = _with_pixels(p, tags, objects, ground)
+    seen, floor, ceiling = objects | ground, POOLED_FLOOR, 1 - POOLED_FLOOR
+    pooled = log_sum_exp_pool(p[:, 1:].transpose(1, 2), tags, sharpness)  # (B, N)
+    none = _mean_log(
+        (1 - p[:, 1:]).clamp(min=floor).flatten(start_dim=1), (~tags[:, :, None] & seen[:, None]).flatten(1)
+    )
+    on = _mean_log(pooled.clamp(min=floor, max=ceiling), objects & tags.any(dim=1, keepdim=True))
+    off = _mean_log(p[:, 0].clamp(min=floor, max=ceiling), ground)
+    return -_mean(on), -_mean(off), -_mean(none)
+
+
 def integral_attention_loss(logits: Tensor, targets: Tensor, threshold: float = 0.001) -> tuple[Tensor, Tensor]:
     """Learn attention maps, but only upwards where there is some: the terms "enhance" and "constrain".
 
@@ -156,6 +228,17 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
         for old, new in zip(labels.shape[1:], size, strict=True)
     )
     return labels[:, rows[:, None], columns]
+
+
+def _with_pixels(p: Tensor, tags: Tensor, *sets: Tensor) -> tuple[Tensor, ...]:
+    """Return p as (B, C, N) and sets of pixels as (B, N); raises ``ValueError`` where something does not fit."""
+    grid = (p.shape[0], *p.shape[2:])
+    if tags.shape != (p.shape[0], p.shape[1] - 1) or any(pixels.shape != grid for pixels in sets):
+        shapes = [tuple(pixels.shape) for pixels in sets]
+        raise ValueError(
+            f"expected tags {(p.shape[0], p.shape[1] - 1)} and pixels {grid}, got {tuple(tags.shape)} and {shapes}"
+        )
+    return _at_least_float32(p).flatten(start_dim=2), *(pixels.flatten(start_dim=1) for pixels in sets)
 
 
 def _pixel_surprise(log_p: Tensor, labels: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from tagmask.nets.backbones import Backbone, build_backbone
 from tagmask.nets.boundary import BoundaryNet
 from tagmask.nets.classifier import Classifier
 from tagmask.nets.multi_dilated import MultiDilated
+from tagmask.nets.prior import PriorNet
 from tagmask.nets.relation import RelationNet
 from tagmask.nets.seam import SeamClassifier
 from tagmask.nets.segmenter import Segmenter, build_segmenter
@@ -34,6 +35,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "segmenter": Segmenter,
     "seam": SeamClassifier,
     "multi-dilated": MultiDilated,
+    "prior": PriorNet,
     "relation": RelationNet,
 }
 WHAT_TO_DO = "run again the command that made it, or give another folder."
