@@ -41,9 +41,7 @@ class Options:
     prior_stride: int = 8  # pixels a cell of the grid on which the pretrained network reacts; ours (paper: 8 and 16)
     fuse: bool = True  # sum what its two deepest stages react to, not the deepest alone; paper
     norm_each: bool = False  # bring each of them to 0..1 before the sum; ours (paper: only the sum)
-    prior_crf: str = (
-        "sec"  # CRF that makes a mask of it: sec, irn, deeplab-v1 or none (over a half); ours (not published)
-    )
+    prior_crf: str = "sec"  # what makes a mask of it: the CRF sec, irn or deeplab-v1, or none (one half); ours
     smallest: float = 0.005  # masks of a smaller share of the photo become what exceeds the mean; ours
     largest: float = 0.95  # so do masks of a larger share; ours
     candidates: int = 1  # diverse masks, of which a classifier chooses one by the tags; ours (paper: a person may)
