@@ -2,7 +2,8 @@
 
 Every loss is finite on an empty set (no tag, no seed, only unknown pixels, no image): the empty term is 0 and still
 carries a gradient path. Half-precision inputs are computed in float32, and nothing here uses an operation that is
-non-deterministic on a GPU. ``p`` always means probabilities that never reach 0 or 1, as ``clamped_softmax`` makes them.
+non-deterministic on a GPU. ``p`` means probabilities that never reach 0 or 1, as ``clamped_softmax`` makes them, unless a
+loss says otherwise.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch.nn import functional
 from tagmask.types import UNKNOWN
 
 PROBABILITY_FLOOR = 1e-4  # author code (SEC)
-POOLED_FLOOR = 1e-7  # of what log-sum-exp pooled, before its logarithm  # ours
+POOLED_FLOOR = 1e-30  # of what log-sum-exp pooled: a tag under any floor is no longer learned, so it lies deep  # ours
+COMPLEMENT_FLOOR = 1e-7  # of 1 - p, which float32 does not tell from 0 below that  # ours
 
 
 def multi_label_soft_margin(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -137,19 +139,20 @@ def prior_loss(
 
     The three terms, each averaged over images: the mean over tags of -log S(objects), -log S(ground) of the background,
     and the mean over absent classes of -log(1 - S(both)), with S the ``log_sum_exp_pool`` of a class over a set of pixels.
-    ``joint`` divides the first two together by the number of tags and the background. ``p`` float (B, C, h, w), ``tags``
-    bool (B, C-1), ``objects`` and ``ground`` bool (B, h, w); pixels of neither count nowhere. A term without a class or
-    without a pixel is 0. Raises ``ValueError`` for shapes that do not fit. Source: built-in prior (Saleh et al. 2016).
+    ``joint`` divides the first two together by the number of tags and the background. ``p`` float (B, C, h, w), which may
+    reach 0 and 1 here, ``tags`` bool (B, C-1), ``objects`` and ``ground`` bool (B, h, w); pixels of neither count nowhere. A
+    term without a class or without a pixel is 0. Raises ``ValueError`` for shapes that do not fit. Source: built-in prior
+    (Saleh et al., ECCV 2016).
     """
     p, objects, ground = _with_pixels(p, tags, objects, ground)
     seen = objects | ground  # (B, N)
     present, background, absent = (
-        log_sum_exp_pool(part, pixels, sharpness).clamp(min=POOLED_FLOOR, max=1 - POOLED_FLOOR)
+        log_sum_exp_pool(part, pixels, sharpness)
         for part, pixels in ((p[:, 1:], objects), (p[:, :1], ground), (p[:, 1:], seen))
     )
-    on = _mean_log(present, tags & objects.any(dim=1, keepdim=True))  # (B,)
-    off = _mean_log(background, ground.any(dim=1, keepdim=True))
-    none = _mean_log(1 - absent, ~tags & seen.any(dim=1, keepdim=True))
+    on = _mean_log(present.clamp(min=POOLED_FLOOR), tags & objects.any(dim=1, keepdim=True))  # (B,)
+    off = _mean_log(background.clamp(min=POOLED_FLOOR), ground.any(dim=1, keepdim=True))
+    none = _mean_log((1 - absent).clamp(min=COMPLEMENT_FLOOR), ~tags & seen.any(dim=1, keepdim=True))
     if joint:
         count = tags.sum(dim=1)
         on, off = on * count / (count + 1), off / (count + 1)
@@ -173,13 +176,11 @@ def classes_first_loss(
     classes over these too. Source: built-in prior, the alternative.
     """
     p, objects, ground = _with_pixels(p, tags, objects, ground)
-    seen, floor, ceiling = objects | ground, POOLED_FLOOR, 1 - POOLED_FLOOR
+    absent = ~tags[:, :, None] & (objects | ground)[:, None]  # (B, C-1, N)
     pooled = log_sum_exp_pool(p[:, 1:].transpose(1, 2), tags, sharpness)  # (B, N)
-    none = _mean_log(
-        (1 - p[:, 1:]).clamp(min=floor).flatten(start_dim=1), (~tags[:, :, None] & seen[:, None]).flatten(1)
-    )
-    on = _mean_log(pooled.clamp(min=floor, max=ceiling), objects & tags.any(dim=1, keepdim=True))
-    off = _mean_log(p[:, 0].clamp(min=floor, max=ceiling), ground)
+    on = _mean_log(pooled.clamp(min=POOLED_FLOOR), objects & tags.any(dim=1, keepdim=True))
+    off = _mean_log(p[:, 0].clamp(min=POOLED_FLOOR), ground)
+    none = _mean_log((1 - p[:, 1:]).clamp(min=COMPLEMENT_FLOOR).flatten(start_dim=1), absent.flatten(start_dim=1))
     return -_mean(on), -_mean(off), -_mean(none)
 
 

@@ -19,8 +19,6 @@ from tagmask.data.photos import PerImage, Photos
 from tagmask.errors import OptionError, did_you_mean
 from tagmask.fit import Schedule, fit
 from tagmask.losses import (
-    POOLED_FLOOR,
-    clamped_softmax,
     classes_first_loss,
     pooled_tags_loss,
     prior_loss,
@@ -150,7 +148,7 @@ def fit_with_prior(
     views = LabelledViews(photos, ObjectLabels(prior), crop, scales, fill=mean_colour(network))
 
     def terms(network: nn.Module, images: Tensor, labels: Tensor, tags: Tensor) -> Mapping[str, Tensor]:
-        p = clamped_softmax(network(images.float() / 255).float(), floor=POOLED_FLOOR)  # (B, C, h, w)
+        p = network(images.float() / 255).float().softmax(dim=1)  # (B, C, h, w)
         return prior_terms(p, tags > 0, labels, loss=loss, sharpness=sharpness, joint=joint)
 
     return fit(network, TaggedLabelledViews(views, classes), terms, schedule, seed=seed, job=job)
