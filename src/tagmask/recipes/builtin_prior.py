@@ -38,7 +38,9 @@ CRFS: dict[str, CrfOptions | None] = {
 class Options:
     """Every choice of the recipe: what it is, and after the semicolon where its value comes from."""
 
-    prior_stride: int = 8  # pixels a cell of the grid on which the pretrained network reacts; ours (paper: 8 and 16)
+    prior_stride: int = (
+        8  # pixels a cell of the grid on which the pretrained network reacts; ours (plain VGG16: 8 and 16)
+    )
     fuse: bool = True  # sum what its two deepest stages react to, not the deepest alone; paper
     norm_each: bool = False  # bring each of them to 0..1 before the sum; ours (paper: only the sum)
     prior_crf: str = "sec"  # what makes a mask of it: the CRF sec, irn or deeplab-v1, or none (one half); ours
@@ -52,18 +54,18 @@ class Options:
     loss: str = "mask"  # mask, classes-first (classes are pooled before pixels) or weak (no prior); paper
     sharpness: float = 5.0  # of pooling, from the mean (near 0) to the maximum; ours (not published)
     joint: bool = False  # divide the terms of objects and ground together, by one more than the tags; ours
-    output_stride: int = 8  # pixels a cell of the networks' grid; ours (paper: VGG16 upsampled from 32)
-    segmenter: str = "deeplab-v1"  # deeplab-v1, deeplab-v2 or deeplab-v3; ours (paper: a VGG16 made convolutional)
+    output_stride: int = 8  # pixels a cell of the networks' grid; ours (recalled: upsampled from 32)
+    segmenter: str = "deeplab-v1"  # deeplab-v1, deeplab-v2 or deeplab-v3; ours (recalled: a plain VGG16)
     epochs: float = 19.0  # epochs of the segmenter; ours (20 000 steps of 10 over 10 582 photos)
-    rate: float = 1e-3  # learning rate of the segmenter; ours (the paper's belongs to sums over pixels)
+    rate: float = 1e-3  # learning rate of the segmenter; ours (recalled: 1e-7 or less, for sums over pixels)
     head_rate: float = 10.0  # its new layers learn so many times as fast; ours
     crop: int = 321  # side of the segmenter's training crops in pixels; ours
     zoom: tuple[float, float] = (1.0, 1.0)  # range of the random scale of training photos; ours (not published)
     width: int = 1024  # channels of the segmenter's head; paper (LargeFOV)
     batch: int = 10  # photos in a training step; ours (recalled: 1)
-    test_scales: tuple[float, ...] = (1.0,)  # scales at which the segmenter looks at a photo; paper
-    test_flip: bool = False  # let the segmenter look at the mirror image too; paper
-    test_crf: bool = True  # sharpen the segmenter's predictions with a CRF; paper
+    test_scales: tuple[float, ...] = (1.0,)  # scales at which the segmenter looks at a photo; recalled
+    test_flip: bool = False  # let the segmenter look at the mirror image too; recalled
+    test_crf: bool = True  # sharpen the segmenter's predictions with a CRF; ours (recalled: optional)
 
     def __post_init__(self) -> None:
         checked_loss(self.loss)
