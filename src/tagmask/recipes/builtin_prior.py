@@ -38,9 +38,7 @@ CRFS: dict[str, CrfOptions | None] = {
 class Options:
     """Every choice of the recipe: what it is, and after the semicolon where its value comes from."""
 
-    prior_stride: int = (
-        8  # pixels a cell of the grid on which the pretrained network reacts; ours (plain VGG16: 8 and 16)
-    )
+    prior_stride: int = 8  # pixels a cell of the grid on which the pretrained network reacts; ours (VGG16: 8 and 16)
     fuse: bool = True  # sum what its two deepest stages react to, not the deepest alone; paper
     norm_each: bool = False  # bring each of them to 0..1 before the sum; ours (paper: only the sum)
     prior_crf: str = "sec"  # what makes a mask of it: the CRF sec, irn or deeplab-v1, or none (one half); ours
