@@ -115,6 +115,15 @@ DESK_RDC = {
     "test_crf": False,
     "online_epochs": 2.0,
 }
+DESK_PRIOR = {
+    "output_stride": 16,
+    "segmenter": "deeplab-v3",
+    "width": 256,
+    "crop": 257,
+    "batch": 16,
+    "epochs": 6.0,
+    "rate": 0.0005,
+}
 DESK = {
     "full": Row("full", DESK_SEGMENTER),
     "cam": Row("cam", {**DESK_SEGMENTER, **DESK_TAGS}),
@@ -127,6 +136,9 @@ DESK = {
     "seam": Row("seam", {**DESK_SEGMENTER, **DESK_AFFINITY, **DESK_SEAM}),
     "oaa": Row("oaa", DESK_OAA),
     "rdc": Row("rdc", DESK_RDC),
+    "builtin_prior": Row("builtin_prior", DESK_PRIOR),
+    "builtin_prior, without the mask": Row("builtin_prior", {**DESK_PRIOR, "loss": "weak"}),
+    "builtin_prior, deepest stage alone": Row("builtin_prior", {**DESK_PRIOR, "fuse": False}),
     **weak_shot({**DESK_RETAB, **DESK_TAGS}, "cam"),
     **{f"oracle, novel {novel}": Row("full", DESK_SEGMENTER, novel) for novel in NOVEL},
     **weak_shot({**DESK_RETAB, **DESK_SEAM, "tag_momentum": 0.0005, "tag_batch": 8, "walk_power": 6.0}, "seam"),
