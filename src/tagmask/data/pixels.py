@@ -109,8 +109,10 @@ def read_mask(path: Path, classes: int) -> NDArray[np.uint8]:
     with opened(path) as image:
         refuse_mask_mode(path, image.mode)
         step = _grey_step(image)  # Pillow forgets it once it has decoded
-        ids = np.asarray(image).astype(np.int64) // step
-    seen = np.unique(ids)
+        raw = np.asarray(image)
+    ids = raw.astype(np.int64 if raw.dtype.itemsize > 1 else np.uint8) // step
+    # Counting the bytes takes a tenth of the time of sorting them.
+    seen = np.flatnonzero(np.bincount(ids.ravel(), minlength=256)) if ids.dtype == np.uint8 else np.unique(ids)
     strange = [int(value) for value in seen if not (0 <= value < classes or value == UNKNOWN)]
     if strange:
         named = ", ".join(map(str, strange[:8])) + (" ..." if len(strange) > 8 else "")

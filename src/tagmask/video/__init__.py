@@ -1,0 +1,1 @@
+"""Video: follow objects through a clip, label its frames without flicker."""
