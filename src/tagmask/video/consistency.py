@@ -151,8 +151,9 @@ class VideoConsistency:
 
     def add(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
         """Take in the next frame, both uint8 (H, W); pixels whose truth is 255 do not count."""
-        if prediction.shape != truth.shape or (self._truth is not None and self._truth.shape != truth.shape):
-            raise ValueError(f"prediction and truth must have one size, got {prediction.shape} and {truth.shape}")
+        shapes = {prediction.shape, truth.shape} | (set() if self._truth is None else {self._truth.shape})
+        if len(shapes) > 1:
+            raise ValueError(f"predictions and truth of a clip must have one size, got {sorted(shapes)}")
         known = truth != UNKNOWN
         if self._truth is None:
             self._stays = self._right = np.zeros(truth.shape, dtype=np.int32)

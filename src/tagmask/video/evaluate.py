@@ -161,15 +161,11 @@ class _Tally:
         for name, path in ours.masks.items():
             labels = read_mask(path, classes=self.classes)
             true = read_mask(theirs.masks[name], classes=self.classes) if name in theirs.masks else None
-            if true is None:
-                self.steady.cut()
-            else:
+            if true is not None:
                 _same_size(path, labels, true)
-                self.confusion.add(true, labels)
-                self.steady.add(labels, true)
-                self.frames += 1
             if before is not None:
                 _same_size(path, labels, before[0], what="the mask before")
+            self._frame(labels, true)
             if moved is not None and before is not None:
                 flow, visible = next(moved)
                 _same_size(path, labels, flow, what="its frame")
@@ -180,6 +176,15 @@ class _Tally:
             counter.advance()
         if moved is not None:
             next(moved, None)  # finds frames without a mask
+
+    def _frame(self, labels: Labels, true: Labels | None) -> None:
+        """Count what one frame says by itself."""
+        if true is None:
+            self.steady.cut()
+            return
+        self.confusion.add(true, labels)
+        self.steady.add(labels, true)
+        self.frames += 1
 
 
 def _matched(clip: Clip, ours: MaskClip) -> Iterator[NDArray[np.uint8]]:
