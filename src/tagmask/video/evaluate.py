@@ -36,7 +36,7 @@ def score_follow(predictions: Path, truth: Path, *, quiet: bool = False) -> dict
     """
     pairs, lacking = pair_up(find_masks(predictions), find_masks(truth))
     workers, frames = min(MOST_WORKERS, os.cpu_count() or 1), sum(len(theirs.masks) for _, theirs in pairs)
-    with ThreadPoolExecutor(workers) as pool, Narrator(quiet=quiet).stage("evaluate", frames) as counter:
+    with ThreadPoolExecutor(workers) as pool, Narrator(quiet=quiet).stage("evaluate", frames, unit="frames") as counter:
         found = list(pool.map(lambda pair: _follow_clip(pair[0], pair[1], counter), pairs))
     scores = {theirs.name: objects for (_, theirs), objects in zip(pairs, found, strict=True)}
     everything = [one for objects in scores.values() for one in objects.values()]
@@ -113,12 +113,12 @@ def score_label(
     pairs, lacking = pair_up(find_masks(predictions), held)
     names = list(classes or map(str, range(UNKNOWN)))
     tally = _Tally(len(names))
-    clips = (
-        [frames_of(frames, theirs.name, only=len(pairs) == 1) for _, theirs in pairs] if frames is not None else None
-    )
-    with Narrator(quiet=quiet).stage("evaluate", sum(len(ours.masks) for ours, _ in pairs)) as counter:
-        for number, (ours, theirs) in enumerate(pairs):
-            tally.clip(ours, theirs, clips[number] if clips else None, preset, occlusion, counter)
+    only = len(pairs) == 1
+    clips = [frames_of(frames, theirs.name, only=only) if frames is not None else None for _, theirs in pairs]
+    count = sum(len(ours.masks) for ours, _ in pairs)
+    with Narrator(quiet=quiet).stage("evaluate", count, unit="frames") as counter:
+        for (ours, theirs), clip in zip(pairs, clips, strict=True):
+            tally.clip(ours, theirs, clip, preset, occlusion, counter)
     scores = tally.confusion.scores().to_json()
     occurring = [c for c in range(len(names)) if classes is not None or scores["iou"][c] is not None]
     result: dict[str, Any] = {
@@ -132,7 +132,7 @@ def score_label(
         "tc": None,
         "tc_of_truth": None,
     }
-    if clips is not None:
+    if frames is not None:
         result["flow"] = flow_name(preset) + (", without what is hidden in one of both frames" if occlusion else "")
         for name, counted in (("tc", tally.ours), ("tc_of_truth", tally.theirs)):
             found = counted.scores().to_json()

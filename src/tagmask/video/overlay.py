@@ -17,7 +17,7 @@ from tagmask.types import BACKGROUND, UNKNOWN
 
 STRENGTH = 0.5  # of a label's colour on its area  # ours
 
-_COLOURS = palette()
+_COLOURS = palette()[None]  # (1, 256, 3), a table as OpenCV takes them
 
 
 def overlay(
@@ -35,18 +35,17 @@ def overlay(
     """
     if frame.shape != (*labels.shape, 3):
         raise ValueError(f"frame and labels must have one size, got {frame.shape} and {labels.shape}")
-    drawn = np.arange(256) != UNKNOWN
-    if background is not None:
-        drawn[background] = False
-    colours = _COLOURS[labels]
-    tinted = cv2.addWeighted(src1=frame, alpha=1 - strength, src2=colours, beta=strength, gamma=0)
+    shown = np.full(256, 255, dtype=np.uint8)
+    shown[[UNKNOWN] if background is None else [UNKNOWN, background]] = 0
+    area = cv2.LUT(src=labels, lut=shown)  # OpenCV's tables and copies take a fifth of the time of numpy's
+    colours = cv2.LUT(src=cv2.merge([labels] * 3), lut=_COLOURS)
+    drawn = frame.copy()
+    cv2.copyTo(cv2.addWeighted(src1=frame, alpha=1 - strength, src2=colours, beta=strength, gamma=0), area, drawn)
     if outlines:
-        square = np.ones((3, 3), dtype=np.uint8)
         # Where the largest and the least label around a pixel differ, two of them meet.
-        edge = cv2.dilate(labels, square) != cv2.erode(labels, square)
-        np.copyto(tinted, colours, where=edge[..., None])
-    np.copyto(tinted, frame, where=~drawn[labels][..., None])
-    return np.asarray(tinted, dtype=np.uint8)
+        edge = cv2.morphologyEx(src=labels, op=cv2.MORPH_GRADIENT, kernel=np.ones((3, 3), dtype=np.uint8))
+        cv2.copyTo(colours, cv2.min(area, edge), drawn)
+    return drawn
 
 
 def write_overlay(
