@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from tagmask.data.opening import opened
 from tagmask.data.pixels import palette, write_mask
 from tagmask.errors import RunError
-from tagmask.types import Activation, Boxes, Instances, LabelMap, Saliency
+from tagmask.types import Activation, Boxes, Instances, LabelMap, Regions, Saliency
 
 _INSTANCES = "instances"  # the keyword of the text in a PNG of instances
 
@@ -110,6 +110,16 @@ def _read_boxes(path: Path) -> Boxes:
         return Boxes(held["boxes"], held["scores"], tuple(held["classes"].tolist()), (height, width), held["masks"])
 
 
+def _write_regions(path: Path, value: Regions) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, ids=value.ids.astype(np.min_scalar_type(max(value.count - 1, 0))))
+
+
+def _read_regions(path: Path) -> Regions:
+    with np.load(path, allow_pickle=False) as held:
+        return Regions(ids=held["ids"].astype(np.int32))
+
+
 def _write_instances(path: Path, value: Instances) -> None:
     """Write a PNG of the ids, in colours, that tells the class and score of each in a text of its own."""
     picture, text = Image.fromarray(value.ids), PngInfo()
@@ -139,6 +149,7 @@ KINDS: dict[type, tuple[str, Callable[[Path, Any], None], Callable[[Path], Any]]
     LabelMap: (".png", _write_labels, _read_labels),
     Boxes: (".npz", _write_boxes, _read_boxes),
     Saliency: (".png", _write_saliency, _read_saliency),
+    Regions: (".npz", _write_regions, _read_regions),
     Instances: (".png", _write_instances, read_instances),
     dict: (".json", _write_value, read_json),
     float: (".json", _write_value, read_json),

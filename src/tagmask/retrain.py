@@ -31,10 +31,12 @@ def retrain(
     options: Any,
     *,
     known: PerImage[LabelMap] | None = None,
+    first: int = 1,
 ) -> Retrained:
     """Train ``options.rounds`` networks in turn, each on the masks that the one before gave the training photos.
 
-    Photos with ``known`` labels teach these in every round, whatever the masks say. Read of ``options``, a recipe's:
+    Photos with ``known`` labels teach these in every round, whatever the masks say. ``first`` is the number of the first
+    network, for recipes that train one now and then. Read of ``options``, a recipe's:
     ``segmenter output_stride width epochs rate head_rate crop zoom batch rounds test_scales test_flip test_crf`` (see
     ``cam``). ``runs.known_options`` refuses less than one round.
     """
@@ -42,7 +44,7 @@ def retrain(
     if options.test_crf:
         looks["crf"] = PSA_CRF
     steps: dict[str, PerImage[LabelMap]] = {}
-    for turn in range(1, options.rounds + 1):
+    for turn in range(first, first + options.rounds):
         labels = masks if known is None else Joined(known, masks)
         segmenter = work.once(
             f"segmenter-{turn}", fit_segmenter, data.train, labels, replace(work.backbone, output_stride=options.output_stride),

@@ -165,6 +165,24 @@ class Saliency:
 
 
 @dataclass(frozen=True)
+class Regions:
+    """An image cut into small regions, such as superpixels: ``ids`` int32 (H, W), 0..n-1 without a gap."""
+
+    ids: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        if self.ids.dtype != np.int32 or self.ids.ndim != 2 or self.ids.min(initial=0) < 0:
+            raise ValueError(f"ids must be int32 (H, W) from 0, got {self.ids.dtype} {self.ids.shape}")
+        if not np.bincount(self.ids.ravel()).all():
+            raise ValueError(f"ids must count the regions without a gap, but some below {self.ids.max()} are not used")
+
+    @property
+    def count(self) -> int:
+        """The number of regions, n."""
+        return int(self.ids.max(initial=-1)) + 1
+
+
+@dataclass(frozen=True)
 class Instances:
     """The single objects of one image: ``ids`` uint8 (H, W), 0 where there is none; id n is of class ``classes[n - 1]``.
 

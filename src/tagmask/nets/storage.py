@@ -21,6 +21,7 @@ from tagmask.nets.boundary import BoundaryNet
 from tagmask.nets.classifier import Classifier
 from tagmask.nets.multi_dilated import MultiDilated
 from tagmask.nets.prior import PriorNet
+from tagmask.nets.region import RegionNet
 from tagmask.nets.relation import RelationNet
 from tagmask.nets.seam import SeamClassifier
 from tagmask.nets.segmenter import Segmenter, build_segmenter
@@ -37,6 +38,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "multi-dilated": MultiDilated,
     "prior": PriorNet,
     "relation": RelationNet,
+    "region": RegionNet,
 }
 WHAT_TO_DO = "run again the command that made it, or give another folder."
 
