@@ -5,7 +5,7 @@ Wang, You, Li, Ma (MCOF). CVPR 2018. https://arxiv.org/abs/1806.04659
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torchvision.ops import roi_align
 from tagmask.errors import OptionError, did_you_mean
 from tagmask.nets.backbones import Trunk
 from tagmask.nets.heads import hidden, scoring
+from tagmask.nets.segmenter import fully_connected
 
 SIDE = 7  # cells of a region's box  # recalled (Fast R-CNN)
 POINTS = 2  # samples of a cell along each side  # ours
@@ -26,7 +27,8 @@ class RegionNet(nn.Module):
 
     ``head`` is "pool" (the means of the last ``maps`` feature maps over a region, one hidden layer; ours, far cheaper) or
     "mask" (the last map cut out at the region's box, 0 outside of the region, two hidden layers: the mask-based Fast R-CNN
-    of the paper). ``width`` is that of hidden layers (Fast R-CNN: 4096). Raises OptionError for an unknown head.
+    of the paper). ``width`` is that of hidden layers; on a pretrained VGG16 those of "mask" start from its own where they
+    are as many (4096). Raises OptionError for an unknown head.
     """
 
     def __init__(self, trunk: Trunk, classes: int, head: str = "pool", width: int = 512, maps: int = 3) -> None:
@@ -42,6 +44,8 @@ class RegionNet(nn.Module):
         self.options = {"head": head, "width": width, "maps": maps}
         self.maps = maps
         self.head = HEADS[head](trunk.channels[-maps:], classes, width)
+        if isinstance(self.head, MaskedHead):
+            self.head.start_from(fully_connected(trunk))
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the trunk's maps, from shallow to deep, of images (B, 3, H, W)."""
@@ -91,6 +95,13 @@ class MaskedHead(nn.Module):
         self.fc7 = hidden(width, width)
         self.dropout = nn.Dropout(p=0.5)  # recalled (Fast R-CNN)
         self.score = scoring(width, classes)
+
+    def start_from(self, state: Mapping[str, Tensor]) -> None:
+        """Take the fully connected layers of ImageNet's VGG16, where ``state`` has them and they are as wide."""
+        for layer, name in ((self.fc6, "fc1"), (self.fc7, "fc2")):
+            weight, bias = (state.get(f"pre_logits.{name}.{part}") for part in ("weight", "bias"))
+            if weight is not None and bias is not None and weight.numel() == layer.weight.numel():
+                layer.load_state_dict({"weight": weight.reshape(layer.weight.shape), "bias": bias})
 
     def forward(self, maps: Sequence[Tensor], ids: Tensor, regions: int) -> Tensor:
         """Map features (B, D, h, w) to logits (B, R, C), 0 for a region without a pixel."""

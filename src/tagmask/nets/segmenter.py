@@ -8,7 +8,7 @@ that the field of view in pixels stays.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,13 +177,18 @@ def at_stride(rate: int, stride: int, trunk: Trunk) -> int:
 
 def _start_from_imagenet(trunk: Trunk, heads: Sequence[LargeFOV], width: int) -> None:
     """On a pretrained VGG16, let the heads start from its fully connected layers, where the weights have them."""
+    state = fully_connected(trunk) if 1 <= width <= 4096 else {}
+    for head in heads if state else ():
+        head.load_state_dict(subsample_fully_connected(state, width), strict=False)
+
+
+def fully_connected(trunk: Trunk) -> Mapping[str, Tensor]:
+    """Return the weights of a pretrained VGG16 if they hold its fully connected layers; {} otherwise."""
     weights, name = trunk.description.weights, trunk.description.name
-    if not isinstance(trunk.body, VGG16) or weights == "none" or not 1 <= width <= 4096:
-        return
+    if not isinstance(trunk.body, VGG16) or weights == "none":
+        return {}
     state = download(name).state_dict() if weights == "default" else read_weights(Path(weights))[0]
-    if {"pre_logits.fc1.weight", "pre_logits.fc2.weight"} <= state.keys():
-        for head in heads:
-            head.load_state_dict(subsample_fully_connected(state, width), strict=False)
+    return state if {"pre_logits.fc1.weight", "pre_logits.fc2.weight"} <= state.keys() else {}
 
 
 def _resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
