@@ -66,9 +66,11 @@ def majority(labels: NDArray[np.uint8], ids: NDArray[np.integer]) -> NDArray[np.
 
     Of equally frequent labels the lowest wins; a region without a known pixel is 255.
     """
-    held, places = np.unique(labels, return_inverse=True)
+    held = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).astype(np.uint8)
+    column = np.zeros(256, dtype=np.intp)
+    column[held] = np.arange(len(held))
     count = int(ids.max()) + 1
-    votes = np.bincount(ids.ravel() * len(held) + places.ravel(), minlength=count * len(held)).reshape(count, -1)
+    votes = np.bincount((ids * len(held) + column[labels]).ravel(), minlength=count * len(held)).reshape(count, -1)
     votes[:, held == UNKNOWN] = 0
     return np.where(votes.any(axis=1), held[votes.argmax(axis=1)], np.uint8(UNKNOWN))
 
