@@ -71,6 +71,8 @@ def test_without_saliency_the_regions_teach_as_they_are(toy, tmp_path, store):
     [
         ({"region_scale": 20.0}, "superpixels"),
         ({"region_sigma": 0.5}, "superpixels"),
+        ({"calibrate": 0.4}, "calibrated"),
+        ({"calibrate": 0.0}, "seeds-1"),
         ({"seed_floor": 0.5}, "seeds-1"),
         ({"seed_above": 0.9}, "seeds-1"),
         ({"seed_ground": 0.3}, "seeds-1"),
@@ -113,6 +115,7 @@ def test_a_class_of_two_photos_beside_a_negative(toy, tmp_path):
         ({"wrong": "ignore"}, "expected background, unknown, tags"),
         ({"seed_floor": 1.2}, "seed_floor is 1.2; expected a number in"),
         ({"join": 50.0}, "join is 50.0"),
+        ({"calibrate": 1.0}, "calibrate is 1.0; expected less than 1"),
         ({"region_samples": 255}, "at most 254"),
         ({"region_samples": 0}, "region_samples is 0"),
         ({"region_epochs": 0.0}, "region_epochs is 0"),

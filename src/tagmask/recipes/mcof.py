@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tagmask.affinity import calibrated
 from tagmask.begin import begin
 from tagmask.data.photos import PerImage
 from tagmask.errors import OptionError, did_you_mean
@@ -34,7 +35,8 @@ class Options:
     balance: bool = False  # weigh the yes and no of each tag by how rare they are; ours
     scales: tuple[float, ...] = (1.0,)  # scales of the photo at which activations are summed; paper (CAM)
     flip: bool = False  # sum the activations of the mirror image too; paper (CAM)
-    threshold: float = 0.0  # of the first step, which MCOF does not use (0: choose it without masks); ours
+    threshold: float = 0.0  # background threshold in 0..1, where 0 means: choose it without masks; ours
+    calibrate: float = 0.2  # move it here by a power of the maps, for the cuts of seeds; 0 = do not; ours
     region_scale: float = 200.0  # more makes superpixels larger; ours (not published): 100 to 430 in 500 pixels
     region_sigma: float = 0.8  # photos are smoothed by so many pixels before they are cut; ours (not published)
     region_least: int = 50  # pixels that a superpixel has at least; ours (not published)
@@ -76,9 +78,20 @@ class Options:
         for name, known in {"region_head": tuple(HEADS), "wrong": WRONG}.items():
             if (given := getattr(self, name)) not in known:
                 raise OptionError(f"{name} is {given!r}{did_you_mean(given, known)}; expected {', '.join(known)}.")
-        for name in ("threshold", "seed_floor", "seed_above", "seed_ground", "seed_dark", "join", "unsure"):
+        for name in (
+            "threshold",
+            "calibrate",
+            "seed_floor",
+            "seed_above",
+            "seed_ground",
+            "seed_dark",
+            "join",
+            "unsure",
+        ):
             if getattr(self, name) > 1:
                 raise OptionError(f"{name} is {getattr(self, name)}; expected a number in 0..1.")
+        if self.calibrate >= 1:
+            raise OptionError(f"calibrate is {self.calibrate}; expected less than 1 (0: leave the maps as they are).")
         for name in ("region_scale", "region_sigma", "region_least", "region_width", "region_maps", "region_samples",
                      "region_batch", "region_crop", "region_epochs"):  # fmt: skip
             if not getattr(self, name):
@@ -98,13 +111,16 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     backbone = replace(work.backbone, output_stride=options.output_stride)
 
     begun = begin(work, data, options)
+    maps = begun.activation if not options.calibrate else work.each(
+        "calibrated", calibrated, begun.activation, threshold=begun.chosen["threshold"], target=options.calibrate
+    )  # fmt: skip
     saliency = None if options.saliency == "none" else saliency_maps(work, data.train, options.saliency)
     regions = work.each(
         "superpixels", superpixels, data.train,
         scale=options.region_scale, sigma=options.region_sigma, smallest=options.region_least,
     )  # fmt: skip
     first = seeds = work.each(
-        "seeds-1", cam_seeds, begun.activation, regions, saliency,
+        "seeds-1", cam_seeds, maps, regions, saliency,
         floor=options.seed_floor, above=options.seed_above, ground=options.seed_ground, dark=options.seed_dark,
     )  # fmt: skip
     steps: dict[str, PerImage[LabelMap]] = {"thresholded activation": begun.seeds}
