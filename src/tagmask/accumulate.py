@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from tagmask.activate import multi_scale_cam
 from tagmask.attention import Accumulated, AttentionMemory, Rule, wiped
-from tagmask.augment import channels_first, resize
+from tagmask.augment import channels_first, jittered, resize
 from tagmask.classify import needed_tags, tag_vector
 from tagmask.data.photos import PerImage, Photos
 from tagmask.fit import Schedule, fit
@@ -32,6 +33,8 @@ from tagmask.work import Job
 class SquareViews:
     """Training examples: whole photos warped to a square, mirrored half of the time with ``mirror``.
 
+    Their colours are ``jittered``, where that is given.
+
     (uint8 RGB (3, size, size), targets, number of the photo, whether it is mirrored). The targets are the tags, float32
     (C-1,) in {0, 1}, or with ``attention`` maps of them, float32 (C-1, h, w) in [0, 1], mirrored with the photo.
     """
@@ -41,6 +44,7 @@ class SquareViews:
     size: int
     mirror: bool
     attention: PerImage[Activation] | None = None
+    jitter: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -50,7 +54,8 @@ class SquareViews:
         photo = self.photos[self.photos.names[index]]
         mirrored = self.mirror and bool(random.integers(2))
         way = -1 if mirrored else 1
-        view = channels_first(resize(photo.pixels, self.size, self.size)[:, ::way])
+        pixels = resize(photo.pixels, self.size, self.size)[:, ::way]
+        view = channels_first(jittered(pixels, self.jitter, random) if self.jitter else pixels)
         if self.attention is None:
             targets = tag_vector(photo.tags or (), self.classes)
         else:
@@ -73,18 +78,23 @@ def fit_accumulating(
     mirror: bool = False,
     convs: int = 0,
     width: int = 512,
+    jitter: tuple[float, ...] = (),
+    reasoning: Mapping[str, Any] | None = None,
+    least: float = 0.0,
 ) -> Accumulated:
     """Train a classifier on tags, and keep what it sees of each on the way.
 
     ``classes`` is C-1; photos are warped to a square of side ``size``; ``convs`` 3x3 convolutions of ``width`` come
-    before the head, without dropout, which would disturb the maps. Raises DataError where nothing can be learned.
+    before the head, without dropout, which would disturb the maps; ``reasoning`` are the options of its reasoning unit
+    (``nodes``, ``graph``, ``relu_first``; see ``Classifier``). Of a tag whose probability is below ``least`` no map is
+    taken. Raises DataError where nothing can be learned.
     """
     needed_tags(photos, classes)
-    network = _network(backbone, classes, convs, width, seed)
+    network = _network(backbone, classes, convs, width, seed, reasoning)
     with torch.no_grad():
         rows, columns = network.eval().maps(torch.zeros(1, 3, size, size)).shape[2:]
     tags = {name: photos.tags(name) or () for name in photos.names}
-    memory = AttentionMemory(job.folder / "maps.npy", list(tags.values()), (rows, columns), rule)
+    memory = AttentionMemory(job.folder / "maps.npy", list(tags.values()), (rows, columns), rule, least)
 
     def loss(
         network: nn.Module, images: Tensor, targets: Tensor, index: Tensor, mirrored: Tensor
@@ -101,7 +111,8 @@ def fit_accumulating(
             memory.see(i, raw[:, :, ::way])
         return {"tags": multi_label_soft_margin(maps.mean(dim=(2, 3)), targets)}
 
-    fit(network, SquareViews(photos, classes, size, mirror), loss, schedule, seed=seed, job=job, memory=memory)
+    views = SquareViews(photos, classes, size, mirror, jitter=jitter)
+    fit(network, views, loss, schedule, seed=seed, job=job, memory=memory)
     return Accumulated(network, memory.finished(), tags)
 
 
@@ -119,13 +130,15 @@ def fit_integral(
     mirror: bool = False,
     convs: int = 0,
     width: int = 512,
+    jitter: tuple[float, ...] = (),
+    reasoning: Mapping[str, Any] | None = None,
 ) -> Classifier:
     """Train a network of the same shape to show ``attention``, which lies on its grid of the square.
 
     ``hybrid`` takes the paper's loss, else the cross entropy with soft targets with which the paper compares. The rest
     is as in ``fit_accumulating``.
     """
-    network = _network(backbone, classes, convs, width, seed)
+    network = _network(backbone, classes, convs, width, seed, reasoning)
 
     def loss(network: nn.Module, images: Tensor, targets: Tensor, *_: Tensor) -> Mapping[str, Tensor]:
         assert isinstance(network, Classifier)
@@ -135,7 +148,9 @@ def fit_integral(
         enhance, constrain = integral_attention_loss(maps, targets)
         return {"enhance": enhance, "constrain": constrain}
 
-    return fit(network, SquareViews(photos, classes, size, mirror, attention), loss, schedule, seed=seed, job=job)
+    return fit(
+        network, SquareViews(photos, classes, size, mirror, attention, jitter), loss, schedule, seed=seed, job=job
+    )
 
 
 def square_cam(
@@ -165,6 +180,9 @@ def grown(activation: Activation, photo: Photo) -> Activation:
     return Activation(maps=maps.clip(0, 1), classes=activation.classes)
 
 
-def _network(backbone: Backbone, classes: int, convs: int, width: int, seed: int) -> Classifier:
+def _network(
+    backbone: Backbone, classes: int, convs: int, width: int, seed: int, reasoning: Mapping[str, Any] | None
+) -> Classifier:
     torch.manual_seed(seed)
-    return Classifier(build_backbone(backbone), classes=classes, convs=convs, width=width, dropout=0.0)
+    unit = reasoning or {}
+    return Classifier(build_backbone(backbone), classes=classes, convs=convs, width=width, dropout=0.0, **unit)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
 
@@ -97,11 +98,14 @@ class AttentionMemory:
 
     A row holds how often its photo was ``seen``, how many maps were ``taken``, their accumulation as ``map`` (until one
     is taken the latest map, so that a tag never taken keeps its last epoch's) and, for the drop, the ``last`` one taken.
+    Beside what the rule says, no map is taken where the tag's probability is below ``least`` (NSROM).
     The file is what ``fit`` keeps with a checkpoint; memory does not grow with the number of photos.
     """
 
-    def __init__(self, path: Path, tags: Sequence[tuple[int, ...]], grid: tuple[int, int], rule: Rule):
-        self.path, self.tags, self.rule = path, tags, rule
+    def __init__(
+        self, path: Path, tags: Sequence[tuple[int, ...]], grid: tuple[int, int], rule: Rule, least: float = 0.0
+    ):
+        self.path, self.tags, self.rule, self.least = path, tags, rule, least
         self.first = first_rows(tags)
         fields: list[tuple[str, str] | tuple[str, str, tuple[int, int]]]
         fields = [("seen", "<i4"), ("taken", "<i4"), ("map", "<f2", grid)]
@@ -113,8 +117,9 @@ class AttentionMemory:
         rows = self.rows[self.first[index] : self.first[index + 1]]
         chosen = [tag - 1 for tag in self.tags[index]]
         current = attention(maps[chosen], self.rule.scale)  # (K, h, w)
-        trusted = among_top(maps.mean(axis=(1, 2)), chosen) if self.rule.ranked else np.ones(len(chosen), dtype=bool)
-        trusted &= rows["seen"] >= self.rule.start
+        scores = maps.mean(axis=(1, 2))  # (C-1,)
+        trusted = among_top(scores, chosen) if self.rule.ranked else np.ones(len(chosen), dtype=bool)
+        trusted &= (rows["seen"] >= self.rule.start) & (expit(scores[chosen]) >= self.least)
         stored = rows["map"].astype(np.float32)
         fallback = np.where(rows["taken"][:, None, None] > 0, stored, current)
         rows["map"] = np.where(trusted[:, None, None], updated(stored, rows["taken"], current, self.rule), fallback)

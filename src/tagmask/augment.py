@@ -59,6 +59,27 @@ def _offset(side: int, crop: int, random: np.random.Generator) -> tuple[int, int
     return (place, 0) if side > crop else (0, place)
 
 
+def jittered(pixels: Pixels, strength: tuple[float, ...], random: np.random.Generator) -> Pixels:
+    """Return uint8 RGB (H, W, 3) in other colours: brightness, contrast, saturation and hue changed in random order.
+
+    ``strength`` holds four numbers: the first three are multiplied by up to 1 - s .. 1 + s, the hue moves by up to s of
+    the circle of colours, to either side. Source: torchvision's ColorJitter.
+    """
+    factors = [random.uniform(max(0, 1 - s), 1 + s) for s in strength[:3]]
+    turn = round(random.uniform(-strength[3], strength[3]) * 256)
+    for step in random.permutation(4):
+        if step == 3:
+            colours = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
+            colours[..., 0] += np.uint8(turn % 256)  # goes round at 256, as the hue does
+            pixels = cv2.cvtColor(colours, cv2.COLOR_HSV2RGB_FULL)  # type: ignore[assignment]
+            continue
+        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]  # (H, W, 1)
+        towards = (np.float32(0), grey.mean(dtype=np.float32), grey)[step]
+        mixed = factors[step] * pixels.astype(np.float32) + (1 - factors[step]) * towards
+        pixels = mixed.clip(0, 255).round().astype(np.uint8)
+    return pixels
+
+
 def channels_first(pixels: Pixels) -> Pixels:
     """(H, W, 3) -> (3, H, W), contiguous."""
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -107,9 +107,13 @@ def salient_labels(
     labels = labels_from_scores(np.where(scores < least, 0, scores), activation.classes).labels
     labels[(scores > conflict).sum(axis=0) > 1] = UNKNOWN
     labels[(labels == BACKGROUND) & ((saliency >= salient) | (maps.max(axis=0) > strong))] = UNKNOWN
-    if ((labels != BACKGROUND) & (labels != UNKNOWN)).mean() < smallest:
-        labels[:] = UNKNOWN
-    return LabelMap(labels)
+    return without_small(LabelMap(labels), smallest)
+
+
+def without_small(labels: LabelMap, smallest: float) -> LabelMap:
+    """Return the labels, or 255 everywhere where less than the share ``smallest`` of the pixels is objects."""
+    objects = (labels.labels != BACKGROUND) & (labels.labels != UNKNOWN)
+    return labels if objects.mean() >= smallest else LabelMap(np.full_like(labels.labels, UNKNOWN))
 
 
 def background_scores(activation: Activation, threshold: float) -> NDArray[np.float32]:

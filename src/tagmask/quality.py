@@ -23,13 +23,15 @@ class SeedScores:
 
     ``miou_labelled`` is over labelled pixels only, ``coverage`` the share of the pixels with a known truth that are
     labelled, ``miou_unknown_as_background`` over all pixels. ``foreground_recall`` is the share of the true
-    foreground that carries its own class. ``precision`` and ``recall`` float64 (C,); unknown pixels lower the recall.
+    foreground that carries its own class, ``missed`` the share that is labelled background. ``precision`` and ``recall``
+    float64 (C,); unknown pixels lower the recall.
     """
 
     miou_labelled: float
     coverage: float
     miou_unknown_as_background: float
     foreground_recall: float
+    missed: float
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
 
@@ -61,6 +63,7 @@ class SeedQuality:
             coverage=float(ratio(labelled.sum(), matrix.sum())),
             miou_unknown_as_background=scores_of(as_background, absent, only).miou,
             foreground_recall=float(ratio(matrix.diagonal()[1:].sum(), matrix[1:].sum())),
+            missed=float(ratio(matrix[1:, BACKGROUND].sum(), matrix[1:].sum())),
             precision=whole.precision,
             recall=whole.recall,
         )

@@ -85,15 +85,19 @@ def score(
     """Return the scores of ``masks`` over the images that ``truth`` knows, as JSON types; by group where some are novel.
 
     The truth is brought to the grid of masks of another size; where masks leave pixels unknown, ``seeds`` scores what
-    they do label.
+    they do label. ``one_tag`` and ``several_tags`` are the mIoU over the images with up to one tag and with more.
     """
-    quality = SeedQuality(len(data.classes))
+    tags = {sample.name: sample.tags or () for sample in data.samples}
+    quality, several = SeedQuality(len(data.classes)), Confusion(len(data.classes))
     for name in truth.names:
         labels = masks[name].labels
-        quality.add(fit_to_photo(truth[name], labels.shape).labels, labels)
+        counts = several if len(tags[name]) > 1 else quality.confusion
+        counts.add(fit_to_photo(truth[name], labels.shape).labels, labels)
         advance()
     confusion = quality.confusion
-    scores = {**confusion.scores().to_json(), "images": len(truth), "groups": group_scores(confusion, data)}
+    parts = {n: c.scores().to_json()["miou"] for n, c in (("one_tag", confusion), ("several_tags", several))}
+    confusion.merge(several)
+    scores = {**confusion.scores().to_json(), **parts, "images": len(truth), "groups": group_scores(confusion, data)}
     return {**scores, "seeds": quality.scores().to_json()} if confusion.matrix[:, -1].any() else scores
 
 

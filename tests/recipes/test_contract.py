@@ -25,6 +25,7 @@ QUICK = {
     "relation_epochs": 1.0, "relation_crop": 32, "relation_batch": 4, "relation_width": 8, "relation_radius": 4,
     "tag_convs": 1, "tag_width": 8, "integral_epochs": 1.0,
     "region_epochs": 1.0, "region_crop": 33, "region_batch": 4, "region_width": 8,
+    "nodes": 4, "dilation": 6,
 }  # fmt: skip
 
 

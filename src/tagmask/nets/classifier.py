@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from tagmask.nets.backbones import Trunk
 from tagmask.nets.heads import hidden as hidden_layer
+from tagmask.nets.reasoning import GlobalReasoning
 
 
 class Classifier(nn.Module):
@@ -15,18 +18,32 @@ class Classifier(nn.Module):
     and dropout before the head (SEC's foreground network has two of 1024). ``hidden`` puts that many fully connected
     layers of ``width`` *after* the average instead (SEC's background network has two; there they follow VGG16's fifth
     pool directly, which fixes the image size  # ours); such a network has no class maps. ``dropout`` is that of both
-    kinds of layers.
+    kinds of layers. ``nodes`` puts a unit of global reasoning (see ``GlobalReasoning``, ``graph`` is its form) behind the
+    last convolution and before its ReLU, or with ``relu_first`` behind that (NSROM).
     """
 
     def __init__(
-        self, trunk: Trunk, classes: int, convs: int = 0, width: int = 1024, hidden: int = 0, dropout: float = 0.5
+        self,
+        trunk: Trunk,
+        classes: int,
+        convs: int = 0,
+        width: int = 1024,
+        hidden: int = 0,
+        dropout: float = 0.5,
+        nodes: int = 0,
+        graph: str = "code",
+        relu_first: bool = False,
     ) -> None:
         super().__init__()
-        if classes < 1 or (convs and hidden):
-            raise ValueError(f"expected 1 class or more, and convs or hidden; got {classes=}, {convs=}, {hidden=}")
+        if classes < 1 or ((convs or nodes) and hidden):
+            raise ValueError(
+                f"expected 1 class or more, and convs, nodes or hidden; got {classes=}, {convs=}, {hidden=}"
+            )
         self.trunk = trunk
         self.classes = classes
-        self.options = {"convs": convs, "width": width, "hidden": hidden, "dropout": dropout}
+        self.options: dict[str, Any] = {"convs": convs, "width": width, "hidden": hidden, "dropout": dropout}
+        if nodes:  # not written for networks without, whose descriptions stay what they were
+            self.options |= {"nodes": nodes, "graph": graph, "relu_first": relu_first}
         inputs = trunk.channels[-1]
         layers: list[nn.Module] = []
         for _ in range(convs + hidden):
@@ -36,6 +53,11 @@ class Classifier(nn.Module):
                 nn.Dropout(p=dropout),
             ]
             inputs = width
+        if nodes:
+            place = len(layers) if relu_first else max(0, len(layers) - 2)  # before the last ReLU and dropout
+            layers.insert(place, GlobalReasoning(inputs, nodes, graph))
+            if not (convs or relu_first):
+                layers.append(nn.ReLU(inplace=True))
         self.neck = nn.Sequential(*layers)
         self.head = nn.Conv2d(inputs, classes, kernel_size=1, bias=False)
         nn.init.normal_(self.head.weight, std=0.01)  # author code (SEC)

@@ -23,6 +23,7 @@ SEED_NAMES = {
     "miou_unknown_as_background": "mIoU, unknown as background",
     "coverage": "Pixels labelled",
     "foreground_recall": "Object pixels found",
+    "missed": "Object pixels labelled background",
 }
 SALIENCY_NAMES = {
     "precision": "Objects: precision",
