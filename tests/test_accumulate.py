@@ -76,6 +76,10 @@ def test_a_photo_is_seen_once_an_epoch_and_taken_after_the_first(toy, tmp_path):
     assert set(rows["taken"]) == {2}
     ranked = np.load(accumulate(toy.train, tmp_path / "b", Rule(), Schedule(epochs=3, batch=4, rate=0.01)).maps)
     assert 0 < ranked["taken"].sum() < rows["taken"].sum()
+    short = Schedule(epochs=2, batch=4, rate=0.01)
+    unsure = np.load(accumulate(toy.train, tmp_path / "c", Rule(ranked=False), short, least=1.0).maps)
+    assert not unsure["taken"].any()
+    assert unsure["map"].max() > 0.99  # the last epoch's
 
 
 def test_what_is_dropped_changes_what_is_learned(toy, tmp_path):
@@ -140,6 +144,20 @@ def test_photo_tags_and_maps_are_mirrored_together(toy):
     assert ways == {False, True}
     _, targets, *_ = SquareViews(photos, classes=5, size=32, mirror=False).example(1, np.random.default_rng(0))
     assert tuple(np.flatnonzero(targets) + 1) == photos.tags(photos.names[1])
+
+
+def test_colours_vary_and_nothing_else(toy):
+    photos = Photos(toy.train)
+    plain, jittered, still = (
+        SquareViews(photos, classes=5, size=32, mirror=True, attention=Ramps(photos), jitter=jitter).example(
+            1, np.random.default_rng(4)
+        )
+        for jitter in ((), (0.3, 0.3, 0.3, 0.1), (0.0, 0.0, 0.0, 0.0))
+    )
+    assert (plain[0] != jittered[0]).any()
+    for part in range(1, 4):
+        np.testing.assert_array_equal(plain[part], jittered[part])
+    assert np.abs(plain[0].astype(int) - still[0]).max() <= 1
 
 
 @pytest.mark.parametrize("hybrid", [True, False])

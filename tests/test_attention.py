@@ -52,13 +52,15 @@ def test_a_rank_is_how_many_are_better(values, data):
 class Naive:
     """The pseudo code of the paper for one photo and tag, on lists of cells; halves where the file has halves."""
 
-    def __init__(self, rule):
+    def __init__(self, rule, least=0.0):
+        self.least = least
         self.rule, self.seen, self.taken, self.kept, self.last = rule, 0, 0, None, None
 
     def see(self, raw, rank, tags):
         positive = [max(one(0), cell) for cell in raw]
         now = self.stretched(positive) if self.rule.scale == "min-max" else self.scaled(positive)
-        if self.seen >= self.rule.start and (rank < tags or not self.rule.ranked):
+        probability = 1 / (1 + np.exp(-np.mean(raw, dtype=np.float64)))
+        if self.seen >= self.rule.start and (rank < tags or not self.rule.ranked) and probability >= self.least:
             if self.taken == 0:
                 new = now
             elif self.rule.update == "ave":
@@ -93,10 +95,11 @@ RULES = [
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_gathered_follows_the_pseudo_code(rule, seed, tmp_path):
+    least = (0.0, 0.5, 0.6)[seed]
     random = np.random.default_rng(seed)
     tags = [(1, 4), (), (2,), (1, 2, 3, 5)]
-    memory = AttentionMemory(tmp_path / "maps.npy", tags, (3, 4), rule)
-    naive = {(photo, tag): Naive(rule) for photo, its in enumerate(tags) for tag in its}
+    memory = AttentionMemory(tmp_path / "maps.npy", tags, (3, 4), rule, least)
+    naive = {(photo, tag): Naive(rule, least) for photo, its in enumerate(tags) for tag in its}
     for turn in range(40):
         photo = int(random.integers(len(tags)))
         maps = draw_maps([seed, turn], (5, 3, 4))

@@ -151,6 +151,7 @@ def test_seed_quality_of_the_worked_example():
     assert scores.coverage == pytest.approx(14 / 15)
     assert scores.miou_unknown_as_background == pytest.approx((5 / 8 + 3 / 6 + 3 / 5) / 3)
     assert scores.foreground_recall == pytest.approx(6 / 9)
+    assert scores.missed == pytest.approx(1 / 9)
     assert scores.precision.tolist() == pytest.approx([5 / 6, 3 / 4, 3 / 4, math.nan], nan_ok=True)
     assert scores.recall.tolist() == pytest.approx([5 / 6, 3 / 5, 3 / 4, math.nan], nan_ok=True)
     assert seeds.scores(only=(1,)).miou_labelled == pytest.approx(3 / 5)

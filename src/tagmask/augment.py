@@ -65,19 +65,19 @@ def jittered(pixels: Pixels, strength: tuple[float, ...], random: np.random.Gene
     ``strength`` holds four numbers: the first three are multiplied by up to 1 - s .. 1 + s, the hue moves by up to s of
     the circle of colours, to either side. Source: torchvision's ColorJitter.
     """
-    factors = [random.uniform(max(0, 1 - s), 1 + s) for s in strength[:3]]
-    turn = round(random.uniform(-strength[3], strength[3]) * 256)
+    factors = [np.float32(random.uniform(max(0, 1 - s), 1 + s)) for s in strength[:3]]
+    turn = np.float32(360 * random.uniform(-strength[3], strength[3]))  # degrees
+    values = pixels.astype(np.float32) / 255
     for step in random.permutation(4):
         if step == 3:
-            colours = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
-            colours[..., 0] += np.uint8(turn % 256)  # goes round at 256, as the hue does
-            pixels = cv2.cvtColor(colours, cv2.COLOR_HSV2RGB_FULL)  # type: ignore[assignment]
+            hues = cv2.cvtColor(values, cv2.COLOR_RGB2HSV)
+            hues[..., 0] = (hues[..., 0] + turn) % 360
+            values = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)  # type: ignore[assignment]
             continue
-        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]  # (H, W, 1)
-        towards = (np.float32(0), grey.mean(dtype=np.float32), grey)[step]
-        mixed = factors[step] * pixels.astype(np.float32) + (1 - factors[step]) * towards
-        pixels = mixed.clip(0, 255).round().astype(np.uint8)
-    return pixels
+        grey = cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)[..., None]  # (H, W, 1)
+        towards = (np.float32(0), grey.mean(), grey)[step]
+        values = (factors[step] * values + (1 - factors[step]) * towards).clip(0, 1)
+    return (values * 255).round().astype(np.uint8)
 
 
 def channels_first(pixels: Pixels) -> Pixels:
