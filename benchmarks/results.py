@@ -21,6 +21,7 @@ import tagmask
 from tagmask.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+CUES = ("coverage", "miou_labelled", "miou_unknown_as_background", "foreground_recall", "missed")
 SEVEN = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 
 
@@ -97,6 +98,16 @@ def measure(given: argparse.Namespace, protocol: Protocol, name: str, seed: int)
         "steps_train_miou7": {step: _mean(scores["iou"], seven) for step, scores in steps.items()},
         "steps_train_groups": {step: scored(scores) for step, scores in steps.items()},
         "cues": metrics.get("seeds"),
+        "steps_train_cues": {
+            step: {**{part: scores["seeds"][part] for part in CUES}, "miou7": _mean(scores["iou"], seven)}
+            for step, scores in steps.items()
+            if "seeds" in scores
+        },
+        "tags_train_miou": {
+            step: [scores.get("one_tag"), scores.get("several_tags")]
+            for step, scores in {**steps, "final": metrics["train_masks"]}.items()
+        },
+        "saliency": metrics.get("saliency"),
     }
     rows = [row]
     for step, scores in metrics.get("val_steps", {}).items():
@@ -114,6 +125,9 @@ def measure(given: argparse.Namespace, protocol: Protocol, name: str, seed: int)
                 "val_groups": scored(scores),
                 "steps_train_miou7": {},
                 "steps_train_groups": {},
+                "steps_train_cues": {},
+                "tags_train_miou": {},
+                "saliency": None,
             }
         )
     return rows
