@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tagmask.errors import DataError, OptionError
 from tagmask.evaluate import Confusion, image_iou
 from tagmask.label import threshold_labels
-from tagmask.quality import SeedQuality, ThresholdCurve
+from tagmask.quality import SeedQuality, ThresholdCurve, seed_precision
 from tagmask.types import Activation
 
 few = settings(deadline=None, max_examples=25)
@@ -236,6 +236,34 @@ def test_bad_curves_are_refused():
         ThresholdCurve(classes=2).add(
             np.zeros((1, 1), dtype=np.uint8), Activation(np.zeros((1, 1, 1), dtype=np.float32), classes=(2,))
         )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_localisation_is_scored_at_two_recalls(seed):
+    random, thresholds = np.random.default_rng(seed), np.arange(20) / 20
+    curve, labelled = ThresholdCurve(classes=4, thresholds=thresholds), {t: [] for t in thresholds}
+    for _ in range(3):
+        truth = random.choice([0, 0, 0, 1, 3, 255], (6, 5)).astype(np.uint8)
+        maps = random.random((2, 6, 5)) * np.where(np.isin(truth, [1, 3]), 1, 0.6)
+        activation = Activation(maps.astype(np.float32), classes=(1, 3))
+        curve.add(truth, activation)
+        for t, pairs in labelled.items():
+            pairs += zip(truth.ravel(), threshold_labels(activation, float(t)).labels.ravel(), strict=True)
+    rows = []
+    for pairs in labelled.values():
+        known = [(t, p) for t, p in pairs if t != 255]
+        hits = {c: sum(t == p == c for t, p in known) for c in (0, 1, 3)}
+        right = {c: hits[c] / max(1, sum(p == c for _, p in known)) for c in hits}
+        found = {c: hits[c] / sum(t == c for t, _ in known) for c in hits}
+        rows.append(((found[1] + found[3]) / 2, (right[1] + right[3]) / 2, found[0], right[0]))
+    foreground = min((row for row in rows if row[0] > 0.2), key=lambda row: row[0])[1]
+    background = min((row for row in rows if row[2] > 0.8), key=lambda row: row[2])[3]
+    said = seed_precision(curve)
+    assert said["foreground"] == pytest.approx(foreground)
+    assert said["background"] == pytest.approx(background)
+    assert said["mean"] == pytest.approx((foreground + background) / 2)
+    nothing = {"mean": None, "foreground": None, "background": None}
+    assert seed_precision(ThresholdCurve(classes=3)) == nothing
 
 
 def test_image_iou_of_an_image_without_truth_is_nan():

@@ -132,6 +132,37 @@ class ThresholdCurve:
         return bool(threshold == self.thresholds[-1] or threshold == self.thresholds[0] > 0)
 
 
+def seed_precision(
+    curve: ThresholdCurve, *, foreground_recall: float = 0.2, background_recall: float = 0.8
+) -> dict[str, float | None]:
+    """Return how well maps localise: the ``mean`` of two precisions of the labels that a threshold makes of them.
+
+    That of the ``foreground``, a mean over its classes, where their mean recall is just over ``foreground_recall``, and
+    that of the ``background`` just over ``background_recall``; ``None`` where no threshold gives such a recall. Source:
+    guided labelling (Oh et al. CVPR 2017), author code.
+    """
+    matrices = curve.matrices().astype(np.float64)  # (T, C, C+1)
+    hits = matrices[:, range(curve.classes), range(curve.classes)]  # (T, C)
+    precision, recall = ratio(hits, matrices.sum(axis=1)[:, :-1]), ratio(hits, matrices.sum(axis=2))
+    occurs = matrices[0, 1:].sum(axis=1) > 0
+    said = np.nan_to_num(precision[:, 1:][:, occurs])  # a class that no pixel gets: 0  # ours
+    rows = {
+        "foreground": (
+            said.mean(axis=1) if occurs.any() else said.sum(axis=1),
+            recall[:, 1:][:, occurs],
+            foreground_recall,
+        ),
+        "background": (precision[:, 0], recall[:, :1], background_recall),
+    }
+    found: dict[str, float | None] = {}
+    for name, (right, reached, least) in rows.items():
+        mean = reached.sum(axis=1) / max(1, reached.shape[1])  # (T,)
+        over = np.flatnonzero(mean > least)
+        found[name] = float(right[over[mean[over].argmin()]]) if len(over) else None
+    both = [value for value in found.values() if value is not None]
+    return {"mean": sum(both) / 2 if len(both) == 2 else None, **found}
+
+
 @dataclass(frozen=True)
 class SaliencyScores:
     """How well saliency tells the tagged objects from the rest, all in [0, 1], over the pixels of all images.

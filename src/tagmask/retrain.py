@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tagmask.data.photos import Joined, PerImage
 from tagmask.fit import Schedule
 from tagmask.nets.segmenter import Segmenter
-from tagmask.refine.crf import PSA_CRF
+from tagmask.refine.crf import PSA_CRF, CrfOptions
 from tagmask.segment import fit_segmenter, predict_labels
 from tagmask.types import Dataset, LabelMap
 from tagmask.work import Work
@@ -32,17 +33,20 @@ def retrain(
     *,
     known: PerImage[LabelMap] | None = None,
     first: int = 1,
+    crf: CrfOptions = PSA_CRF,
+    schedule: Mapping[str, Any] | None = None,
 ) -> Retrained:
     """Train ``options.rounds`` networks in turn, each on the masks that the one before gave the training photos.
 
     Photos with ``known`` labels teach these in every round, whatever the masks say. ``first`` is the number of the first
     network, for recipes that train one now and then. Read of ``options``, a recipe's:
     ``segmenter output_stride width epochs rate head_rate crop zoom batch rounds test_scales test_flip test_crf`` (see
-    ``cam``). ``runs.known_options`` refuses less than one round.
+    ``cam``). ``crf`` is that of ``test_crf``, ``schedule`` are further fields of the ``Schedule``. ``runs.known_options``
+    refuses less than one round.
     """
     looks: dict[str, Any] = {"scales": options.test_scales, "flip": options.test_flip}
     if options.test_crf:
-        looks["crf"] = PSA_CRF
+        looks["crf"] = crf
     steps: dict[str, PerImage[LabelMap]] = {}
     for turn in range(first, first + options.rounds):
         labels = masks if known is None else Joined(known, masks)
@@ -50,7 +54,9 @@ def retrain(
             f"segmenter-{turn}", fit_segmenter, data.train, labels, replace(work.backbone, output_stride=options.output_stride),
             segmenter=options.segmenter, classes=len(data.classes), crop=options.crop, scales=options.zoom,
             width=options.width, seed=work.seed,
-            schedule=Schedule(options.epochs, options.batch, options.rate, head_rate=options.head_rate),
+            schedule=Schedule(
+                options.epochs, options.batch, options.rate, head_rate=options.head_rate, **(schedule or {})
+            ),
         )  # fmt: skip
         masks = work.each(f"relabelled-{turn}", predict_labels, segmenter, data.train, use_tags=True, **looks)
         steps[f"after segmenter {turn}"] = masks

@@ -15,11 +15,11 @@ from tagmask.data.photos import PerImage, Photos, Truth
 from tagmask.evaluate import Confusion, image_iou
 from tagmask.files import write_json
 from tagmask.outcome import Outcome
-from tagmask.quality import SaliencyQuality, SeedQuality, ThresholdCurve
+from tagmask.quality import SaliencyQuality, SeedQuality, ThresholdCurve, seed_precision
 from tagmask.registry import Method
 from tagmask.report import ImageRow, Report, write_report
 from tagmask.segment import fit_to_photo
-from tagmask.types import UNKNOWN, Dataset, LabelMap, Saliency
+from tagmask.types import UNKNOWN, Activation, Dataset, LabelMap, Saliency
 from tagmask.work import Work
 
 ROWS = 6  # images shown of each group  # ours
@@ -61,6 +61,8 @@ def summarise(
             metrics["steps"] = {n: score(train, m, data, counter.advance) for n, m in outcome.steps.items()}
             if outcome.seeds is not None:
                 metrics["seeds"] = _seed_quality(train, outcome.seeds, classes)
+            if outcome.activation is not None:
+                metrics["seed_precision"] = _seed_precision(train, outcome.activation, classes)
             if outcome.saliency is not None:
                 metrics["saliency"] = _saliency_quality(train, outcome.saliency)
         if len(val) and predictions is not None:
@@ -128,6 +130,14 @@ def _seed_quality(truth: Truth, seeds: PerImage[LabelMap], classes: int) -> dict
         labels = seeds[name].labels
         quality.add(fit_to_photo(truth[name], labels.shape).labels, labels)
     return quality.scores().to_json()
+
+
+def _seed_precision(truth: Truth, activation: PerImage[Activation], classes: int) -> dict[str, float | None]:
+    """Score how well the activations localise, at whatever threshold that is asked."""
+    curve = ThresholdCurve(classes, thresholds=np.arange(100) / 100)
+    for name in truth.names:
+        curve.add(truth[name].labels, activation[name])
+    return seed_precision(curve)
 
 
 def _price(truth: Truth, outcome: Outcome, classes: int) -> dict[str, Any]:
