@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from tagmask.nets.backbones import Backbone
     from tagmask.registry import methods
     from tagmask.runs import Run, load_run, run
+    from tagmask.saliency_network import fit_saliency
 
-__all__ = ["Backbone", "Run", "load_data", "load_run", "make_toy", "methods", "run"]
+__all__ = ["Backbone", "Run", "fit_saliency", "load_data", "load_run", "make_toy", "methods", "run"]
 
 _HOME = {
     "Backbone": "tagmask.nets.backbones",
     "Run": "tagmask.runs",
+    "fit_saliency": "tagmask.saliency_network",
     "load_data": "tagmask.data",
     "load_run": "tagmask.runs",
     "make_toy": "tagmask.data",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tagmask.errors import OptionError, RunError, TagmaskError
-from tagmask.flags import data_choice, data_flags, run_flags
+from tagmask.flags import data_choice, data_flags, run_flags, saliency_flags, training_choice
 from tagmask.registry import find_method, methods
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="as JSON, with every problem")
     run = verb("run", _run, "Run a method: from tags to masks, a network and a report.")
     run_flags(run, words)
+    saliency = verb(
+        "fit-saliency", _fit_saliency, "Train a network that says what stands out, from masks or boxes of any classes."
+    )
+    saliency_flags(saliency)
     predict = verb("predict", _predict, "Label new photos with the network of a finished run.")
     predict.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGES", help="files and folders")
@@ -144,32 +148,46 @@ def _load(given: argparse.Namespace) -> Dataset:
     return load_data(given.data, **data_choice(given))
 
 
-def _run(given: argparse.Namespace) -> None:
+def _verified(given: argparse.Namespace, out: Path) -> tuple[Dataset, list[str]]:
+    """Load the data without what cannot be decoded; return it with what is odd, which is said too."""
     from tagmask.data import load_verified
-    from tagmask.nets.backbones import Backbone
-    from tagmask.runs import claim, run
 
-    out = given.out or Path("runs") / f"{given.method}-{given.data.resolve().stem}"
-    claim(out, given.method)
     data, problems = load_verified(given.data, (given.store or out / ".store") / "verified", **data_choice(given))
     odd = [f"{problem.where}: {problem.message} ({problem.effect})" for problem in problems]
     if odd and not given.quiet:
         print("\n".join(odd[:MOST_SAID]), file=sys.stderr)
         print(f"{len(odd)} oddities in the data; `tagmask check {given.data}` says more.", file=sys.stderr)
-    backbone = Backbone(
-        name=given.backbone, weights=given.weights, norm=given.norm,
-        freeze=given.freeze,
-        pad_type=given.pad_type,
-    )  # fmt: skip
-    chosen = {k.removeprefix("option_"): v for k, v in vars(given).items() if k.startswith("option_") and v is not None}
-    changes = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
+    return data, odd
+
+
+def _run(given: argparse.Namespace) -> None:
+    from tagmask.nets.backbones import Backbone
+    from tagmask.runs import claim, run
+
+    out = given.out or Path("runs") / f"{given.method}-{given.data.resolve().stem}"
+    claim(out, given.method)
+    data, odd = _verified(given, out)
+    chosen = training_choice(given)
     done = run(
-        given.method, data, out, backbone=backbone, store=given.store, device=given.device, precision=given.precision,
-        looking=given.looking, seed=given.seed, longest=given.longest, quiet=given.quiet,
-        command=shlex.join(["tagmask", *given.words]),
-        warnings=odd, **changes,
+        given.method, data, out, backbone=Backbone(**chosen.pop("backbone")), looking=given.looking,
+        command=shlex.join(["tagmask", *given.words]), warnings=odd, **chosen,
     )  # fmt: skip
     print(done.verdict())
+
+
+def _fit_saliency(given: argparse.Namespace) -> None:
+    from tagmask.nets.backbones import Backbone
+    from tagmask.runs import claim
+    from tagmask.saliency_network import METHOD, fit_saliency
+
+    claim(given.out, METHOD)
+    data, _ = _verified(given, given.out)
+    chosen = training_choice(given)
+    fitted = fit_saliency(
+        data, given.out, boxes=given.boxes, backbone=Backbone(**chosen.pop("backbone")),
+        command=shlex.join(["tagmask", *given.words]), **chosen,
+    )  # fmt: skip
+    print(fitted.verdict())
 
 
 def _demo(given: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tagmask.registry import Method, find_method
+from tagmask.registry import Method, find_method, options_in
 
 
 def data_flags(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def data_choice(given: argparse.Namespace) -> dict[str, Any]:
-    """What the flags of ``_data_flags`` chose."""
+    """What the flags of ``data_flags`` chose."""
     return {name: getattr(given, name) for name in ("train_split", "val_split", "novel", "limit")}
 
 
@@ -36,6 +36,29 @@ def run_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument("method", metavar="METHOD", help="a name that `tagmask methods` lists")
     data_flags(parser)
     parser.add_argument("--out", type=Path, help="the run's folder (runs/METHOD-DATA)")
+    training_flags(parser)
+    parser.add_argument(
+        "--looking",
+        default="float32",
+        help="numbers of finished networks: float32, or bfloat16, twice as fast or more where the processor knows it",
+    )
+    method = _method_of(words)
+    if method is not None:
+        option_flags(parser.add_argument_group(f"options of {method.name}", method.title), method.options)
+
+
+def saliency_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``fit-saliency``."""
+    data_flags(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="SAL", help="folder for the network")
+    parser.add_argument("--boxes", action="store_true", help="learn from boxes and not from masks")
+    training_flags(parser)
+    source = Path(__file__).with_name("saliency_network.py").read_text(encoding="utf-8")
+    option_flags(parser.add_argument_group("options of the training"), options_in(source))
+
+
+def training_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what every training has: its network, where it is computed, where results are kept."""
     parser.add_argument("--store", type=Path, help="folder shared by several runs, so that they share finished stages")
     parser.add_argument(
         "--backbone", default="resnet50", help="a timm model, or vgg16 as the early papers use it (resnet50)"
@@ -52,21 +75,23 @@ def run_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument("--pad-type", help="padding of timm's convolutions, e.g. same (what the weights say)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
     parser.add_argument("--precision", default="32-true", help="of training: 32-true, bf16-mixed or 16-mixed (32-true)")
-    parser.add_argument(
-        "--looking",
-        default="float32",
-        help="numbers of finished networks: float32, or bfloat16, twice as fast or more where the processor knows it",
-    )
     parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
     parser.add_argument(
         "--longest", type=int, default=640, help="larger photos are worked on at this longest side; 0: never (640)"
     )
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
-    method = _method_of(words)
-    if method is not None:
-        group = parser.add_argument_group(f"options of {method.name}", method.title)
-        for name, default, what in method.options:
-            _option_flag(group, name, ast.literal_eval(default), what)
+
+
+def training_choice(given: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of ``training_flags`` and the options chose, as keywords; the backbone is still loose fields."""
+    names = ("store", "device", "precision", "seed", "longest", "quiet")
+    backbone = {
+        "name": given.backbone,
+        **{name: getattr(given, name) for name in ("weights", "norm", "freeze", "pad_type")},
+    }
+    chosen = {k.removeprefix("option_"): v for k, v in vars(given).items() if k.startswith("option_") and v is not None}
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
+    return {"backbone": backbone, **{name: getattr(given, name) for name in names}, **options}
 
 
 def _method_of(words: Sequence[str]) -> Method | None:
@@ -74,6 +99,12 @@ def _method_of(words: Sequence[str]) -> Method | None:
     if not words or words[0] != "run" or len(words) < 2 or words[1].startswith("-"):
         return None
     return find_method(words[1])
+
+
+def option_flags(group: Any, options: Sequence[tuple[str, str, str]]) -> None:
+    """Add a flag for each option: its name, default as written, and what it is."""
+    for name, default, what in options:
+        _option_flag(group, name, ast.literal_eval(default), what)
 
 
 def _option_flag(group: Any, name: str, default: Any, what: str) -> None:

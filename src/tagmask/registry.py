@@ -62,16 +62,17 @@ def _read(path: Path) -> Method:
         title=" ".join(title.split()),
         paper=" ".join(paper.split()),
         extra_supervision=facts.partition("\n")[0].strip(),
-        options=tuple(_options(tree, source.splitlines())),
+        options=options_in(source),
     )
 
 
-def _options(tree: ast.Module, lines: list[str]) -> list[tuple[str, str, str]]:
-    found = []
+def options_in(source: str) -> tuple[tuple[str, str, str], ...]:
+    """Return name, default and comment of each field of the class ``Options`` in a module's source."""
+    found, tree, lines = [], ast.parse(source), source.splitlines()
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == "Options":
             for field in node.body:
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.value is not None:
                     comment = lines[field.lineno - 1].partition("  # ")[2]
                     found.append((field.target.id, ast.unparse(field.value), comment))
-    return found
+    return tuple(found)

@@ -64,7 +64,7 @@ def summarise(
             if outcome.activation is not None:
                 metrics["seed_precision"] = _seed_precision(train, outcome.activation, classes)
             if outcome.saliency is not None:
-                metrics["saliency"] = _saliency_quality(train, outcome.saliency)
+                metrics["saliency"] = saliency_quality(train, outcome.saliency)
         if len(val) and predictions is not None:
             metrics["val"] = score(val, predictions, data, counter.advance)
             metrics["val_steps"] = {n: score(val, m, data) for n, m in outcome.val_steps.items()}
@@ -114,7 +114,7 @@ def _supervision(method: Method, outcome: Outcome) -> str:
     return "; ".join(wanted) or "none"
 
 
-def _saliency_quality(truth: Truth, saliency: PerImage[Saliency]) -> dict[str, Any]:
+def saliency_quality(truth: Truth, saliency: PerImage[Saliency]) -> dict[str, Any]:
     """Score saliency against all tagged objects."""
     quality = SaliencyQuality()
     for name in truth.names:

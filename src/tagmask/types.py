@@ -28,6 +28,8 @@ class Sample:
     ``tags`` are sorted class ids ``1..C-1``: an empty tuple is a *negative* (surely nothing there), ``None`` is *unknown*.
     ``mask`` is a PNG of class ids (0 background, 255 unknown), where the user has one. ``group`` keeps images together
     that must not be split (a patient, a clip). Pixels of the ``hidden`` classes are read from the mask as unknown.
+    ``boxes`` are what people drew around objects: class id (0 where nobody said), x0, y0, x1, y1 in pixels of the upright
+    image, the ends excluded.
     """
 
     name: str
@@ -36,12 +38,17 @@ class Sample:
     mask: Path | None = None
     group: str | None = None
     hidden: tuple[int, ...] = ()
+    boxes: tuple[tuple[int, int, int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.tags is not None and tuple(sorted(set(self.tags))) != self.tags:
             raise ValueError(f"tags of {self.name!r} must be sorted and unique, got {self.tags}")
         if self.tags and not (self.tags[0] >= 1 and self.tags[-1] <= MOST_CLASSES):
             raise ValueError(f"tags of {self.name!r} must lie in 1..{MOST_CLASSES}, got {self.tags}")
+        for box in self.boxes:
+            c, x0, y0, x1, y1 = box
+            if not (0 <= c <= MOST_CLASSES and 0 <= x0 < x1 and 0 <= y0 < y1):
+                raise ValueError(f"a box of {self.name!r} must be a class id, x0 < x1 and y0 < y1 from 0 on, got {box}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tagmask.data.listing import Found, Listing, Problem
-from tagmask.data.tags import name_classes
+from tagmask.data.tags import folded, name_classes
 from tagmask.data.verify import LEAST_SIDE, Verifier
 from tagmask.errors import DataError, OptionError, did_you_mean
 from tagmask.types import Dataset, Sample
@@ -37,12 +37,14 @@ def assemble(listing: Listing, choice: Choice) -> tuple[Dataset | None, tuple[Pr
         return None, tuple(listing.problems)
     classes = ("background", *names)
     splits = _splits(listing, choice)
-    samples = [_sample(found, ids) for found in sorted(listing.found, key=lambda found: found.name)]
+    known = {folded(name): number for number, name in enumerate(names, start=1)}
+    samples = [_sample(listing, found, ids, known) for found in sorted(listing.found, key=lambda found: found.name)]
     _require_something_to_do(listing, samples)
     _wonder_about_ids(listing, samples)
     samples = _of_chosen_splits(samples, splits, choice)
     usable = []
-    verifier = Verifier(listing.root, classes, least_side=choice.least_side, deep=choice.deep)
+    annotated = {found.name: found.annotated for found in listing.found if found.annotated and found.boxes}
+    verifier = Verifier(listing.root, classes, least_side=choice.least_side, deep=choice.deep, annotated=annotated)
     for sample, problems in verifier.all(samples):
         listing.problems.extend(problems)
         if sample is not None:
@@ -61,9 +63,17 @@ def assemble(listing: Listing, choice: Choice) -> tuple[Dataset | None, tuple[Pr
     return _limited(dataset, choice.limit), tuple(listing.problems)
 
 
-def _sample(found: Found, ids: dict[str, int]) -> Sample:
-    known = None if found.tags is None else tuple(sorted({ids[word] for word in found.tags} - {0}))
-    return Sample(name=found.name, image=found.image, tags=known, mask=found.mask)
+def _sample(listing: Listing, found: Found, ids: dict[str, int], known: dict[str, int]) -> Sample:
+    """Turn words into ids; ``known`` has those of the folded names, for a box may spell its class as it likes."""
+    tags = None if found.tags is None else tuple(sorted({ids[word] for word in found.tags} - {0}))
+    boxes = tuple((known.get(folded(word), 0), x0, y0, x1, y1) for word, x0, y0, x1, y1 in found.boxes)
+    for (word, *_), (number, *_) in zip(found.boxes, boxes, strict=True):
+        if word and not number:
+            message = f"a box is of {word!r}, which is no class{did_you_mean(word, known)}; taken as of something"
+            listing.note("box", found.image, message, "warning")
+        elif number and tags is not None and number not in tags:
+            listing.note("box and tags", found.image, f"has a box of {word!r}, and no such tag", "warning")
+    return Sample(name=found.name, image=found.image, tags=tags, mask=found.mask, boxes=boxes)
 
 
 def _splits(listing: Listing, choice: Choice) -> dict[str, tuple[str, ...]]:

@@ -56,6 +56,7 @@ def _counts(dataset: Dataset) -> dict[str, int]:
         "negatives": sum(sample.tags == () for sample in samples),
         "unknown": sum(sample.tags is None for sample in samples),
         "masks": sum(sample.mask is not None for sample in samples),
+        "boxes": sum(len(sample.boxes) for sample in samples),
     }
 
 
@@ -80,6 +81,7 @@ def _overview(dataset: Dataset) -> str:
         ("negatives", f"{counts['negatives']} (surely none of the classes)"),
         ("unknown tags", f"{counts['unknown']} (not learned from)"),
         ("masks", f"{counts['masks']} of {counts['images']} images have one"),
+        ("boxes", f"{counts['boxes']} in {sum(bool(sample.boxes) for sample in dataset.samples)} images"),
         ("splits", splits or "none"),
         ("to train on", f"{counts['train']}"),
         ("to validate on", f"{counts['val']}"),

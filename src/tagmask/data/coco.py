@@ -1,4 +1,4 @@
-"""COCO json files: the categories of an image's boxes and masks become its tags; nothing is decoded.
+"""COCO json files: the categories of an image's annotations become its tags, their boxes its boxes; nothing is decoded.
 
 Crowds count: something of the class is there. An image that no annotation names is a negative, as COCO means it; in a
 file without annotations (the test sets) tags are unknown. Ids follow the order of the category ids.
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tagmask.data.boxes import corners
 from tagmask.data.listing import Found, Listing, nfc, split_name, without_ending
 from tagmask.data.tags import clean
 from tagmask.errors import DataError
@@ -42,7 +43,7 @@ def read_coco(path: Path, files: list[Path]) -> Listing:
         tags = _tags(listing, file, content, own)
         instances += len(content.get("annotations", []))
         used |= {word for words in tags.values() for word in words}
-        members = _add_images(listing, file, content, tags, found)
+        members = _add_images(listing, file, content, tags, _boxes(listing, file, content, own), found)
         split = split_name(_split_of(file))
         if split in ("train", "val", "test"):
             listing.splits.setdefault(split, []).extend(members)
@@ -50,7 +51,7 @@ def read_coco(path: Path, files: list[Path]) -> Listing:
     unused = sorted(set(names.values()) - used)
     if unused:
         listing.note("category", files[0], f"no annotation has {', '.join(unused[:5])}: left out", "warning")
-    message = f"{instances} boxes and polygons are read as tags only; no masks are made of them"
+    message = f"{instances} annotations are read as tags and boxes; no masks are made of their polygons"
     listing.note("masks", files[0], message, "warning")
     listing.found = list(found.values())
     return listing
@@ -71,8 +72,34 @@ def _tags(listing: Listing, file: Path, content: dict[str, Any], names: dict[int
     return tags
 
 
+def _boxes(
+    listing: Listing, file: Path, content: dict[str, Any], names: dict[int, str]
+) -> dict[int, list[tuple[str, int, int, int, int]]]:
+    """The boxes of each image id, in the order met; those without a pixel are noted."""
+    boxes: dict[int, list[tuple[str, int, int, int, int]]] = {}
+    for entry in content.get("annotations", []):
+        box = entry.get("bbox")
+        if not box or entry.get("category_id") not in names:
+            continue
+        try:
+            x, y, width, height = map(float, box)
+            place = corners([x, y, x + width, y + height])
+        except (TypeError, ValueError):
+            place = None
+        if place is None:
+            listing.note("box", file, f"annotation {entry.get('id')} holds no box but {box}", "skipped")
+        else:
+            boxes.setdefault(entry.get("image_id"), []).append((names[entry["category_id"]], *place))
+    return boxes
+
+
 def _add_images(
-    listing: Listing, file: Path, content: dict[str, Any], tags: dict[int, dict[str, None]], found: dict[str, Found]
+    listing: Listing,
+    file: Path,
+    content: dict[str, Any],
+    tags: dict[int, dict[str, None]],
+    boxes: dict[int, list[tuple[str, int, int, int, int]]],
+    found: dict[str, Found],
 ) -> list[str]:
     """Add the images of one json to ``found`` and return their names; those without a file are noted."""
     root = listing.root
@@ -92,10 +119,13 @@ def _add_images(
         inside = image.relative_to(root).as_posix() if image.is_relative_to(root) else image.name
         name = nfc(without_ending(inside)).removeprefix("images/")
         said = tuple(tags[entry["id"]]) if "annotations" in content else None
+        drawn = tuple(boxes.get(entry["id"], ()))
         if name in found:
+            drawn = (*found[name].boxes, *drawn)
             said = tuple(dict.fromkeys((*(found[name].tags or ()), *(said or ()))))
             listing.note("duplicate rows", image, "is listed twice; the tags of both are taken", "warning")
-        found[name] = Found(name, image, tags=said)
+        size = corners([0, 0, entry.get("width"), entry.get("height")])
+        found[name] = Found(name, image, tags=said, boxes=drawn, annotated=size and (size[3], size[2]))
         members.append(name)
     return members
 

@@ -16,6 +16,7 @@ Effect = Literal["refused", "skipped", "warning"]
 SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}  # ours
 _FOREIGN = ".heic .heif .avif .jxl .svg .psd .cr2 .nef .arw .dng .exr .dcm"  # ours: pictures that we do not read
 FOREIGN = frozenset(_FOREIGN.split())
+Corners = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, the ends excluded
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,17 @@ class Findings:
 
 @dataclass
 class Found:
-    """One image as its reader found it: ``tags`` are still words, ``None`` where nobody said anything."""
+    """One image as its reader found it: ``tags`` are still words, ``None`` where nobody said anything.
+
+    ``boxes`` are a word, empty where nobody said, and four corners; ``annotated`` is the size (H, W) that their file states.
+    """
 
     name: str
     image: Path
     tags: tuple[str, ...] | None = None
     mask: Path | None = None
+    boxes: tuple[tuple[str, int, int, int, int], ...] = ()
+    annotated: tuple[int, int] | None = None
 
 
 @dataclass

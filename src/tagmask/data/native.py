@@ -1,9 +1,13 @@
-"""Our own layout: ``images/``, ``tags.csv``, and where there are any ``masks/``, ``classes.txt``, ``splits/*.txt``."""
+"""Our own layout: ``images/``, ``tags.csv``, and where there are any masks, boxes, classes and splits.
+
+These are ``masks/``, ``boxes.csv``, ``classes.txt`` and ``splits/*.txt``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from tagmask.data.boxes import read_boxes
 from tagmask.data.listing import Found, Listing, Pictures, read_lines, read_splits
 from tagmask.data.table import read_rows, row_tags, say
 from tagmask.data.tags import is_background, read_classes
@@ -27,6 +31,8 @@ def read_native(path: Path) -> Listing:
         _read_tags(listing, found, pictures)
     if (path / "masks").is_dir():
         _read_masks(listing, found)
+    if (path / "boxes.csv").is_file():
+        read_boxes(listing, found, pictures)
     read_splits(listing, sorted((path / "splits").glob("*.txt")), pictures)
     listing.found = list(found.values())
     return listing

@@ -40,10 +40,11 @@ def with_novel(data: Dataset, names: str | Sequence[str]) -> Dataset:
 
 
 def guarded(data: Dataset, supervision: str) -> Dataset:
-    """Return what a method that needs ``supervision`` may see; the masks of all other samples are not there at all.
+    """Return what a method that needs ``supervision`` may see; masks and boxes of all other samples are not there at all.
 
-    "none" sees no mask. "masks of the base classes" sees those of the samples without a novel tag, and what novel
-    pixels these hold all the same is read as unknown (``Sample.hidden``). "masks" sees all, "none" of val in any case.
+    "none" sees no mask and no box. "masks of the base classes" sees those of the samples without a novel tag, and what
+    novel pixels and boxes these hold all the same are read as unknown (``Sample.hidden``). "masks" sees all, and nothing
+    of val in any case.
     """
     keep = {"none": _nothing, "masks of the base classes": _base, "masks": _all}[supervision]
     held_out = {sample.name for sample in data.val}
@@ -51,7 +52,7 @@ def guarded(data: Dataset, supervision: str) -> Dataset:
 
 
 def _nothing(sample: Sample, data: Dataset) -> Sample:
-    return replace(sample, mask=None)
+    return replace(sample, mask=None, boxes=())
 
 
 def _all(sample: Sample, data: Dataset) -> Sample:
@@ -61,7 +62,7 @@ def _all(sample: Sample, data: Dataset) -> Sample:
 def _base(sample: Sample, data: Dataset) -> Sample:
     """Hide a mask where the tags name a novel class or are not known, for then it may show one."""
     if sample.tags is None or set(sample.tags) & set(data.novel):
-        return replace(sample, mask=None)
+        return _nothing(sample, data)
     return replace(sample, hidden=data.novel)
 
 

@@ -13,7 +13,7 @@ from tagmask.augment import resize_labels
 from tagmask.data.pixels import fingerprint, image_size, load_photo, read_mask
 from tagmask.errors import DataError
 from tagmask.keys import digest
-from tagmask.types import UNKNOWN, LabelMap, Photo, Sample
+from tagmask.types import UNKNOWN, Boxes, LabelMap, Photo, Sample
 
 Item = TypeVar("Item")
 
@@ -99,6 +99,28 @@ class Truth(PerImage[LabelMap]):
     def key_of(self, name: str) -> str:
         """The key of one mask: its bytes and the size at which it is read."""
         return digest([fingerprint(self.paths[name]), self.longest, *self.hidden[name]])
+
+
+class DrawnBoxes(PerImage[Boxes]):
+    """``boxes[name]`` are those that people drew, in pixels of the file, each as sure as the next.
+
+    A box of a hidden class is of class 255: nobody is to know what is in it.
+    """
+
+    def __init__(self, samples: Sequence[Sample]):
+        super().__init__([sample.name for sample in samples])
+        self._samples = {sample.name: sample for sample in samples}
+
+    def __getitem__(self, name: str) -> Boxes:
+        sample = self._samples[name]
+        places = np.array([box[1:] for box in sample.boxes], dtype=np.int32).reshape(-1, 4)
+        classes = tuple(UNKNOWN if box[0] in sample.hidden else box[0] for box in sample.boxes)
+        return Boxes(places, np.ones(len(places), dtype=np.float32), classes, image_size(sample.image))
+
+    def key_of(self, name: str) -> str:
+        """The boxes and the size of the image."""
+        sample = self._samples[name]
+        return digest([sample.boxes, sample.hidden, image_size(sample.image)])
 
 
 class Sizes(PerImage[tuple[int, int]]):

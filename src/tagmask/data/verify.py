@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tagmask.data.boxes import inside
 from tagmask.data.listing import Problem, shown
 from tagmask.data.pixels import decode_fully, header, read_mask, refuse_mask_mode, refuse_mode
 from tagmask.errors import DataError
@@ -24,12 +25,16 @@ _AT_ONCE = 1024  # ours: files handed to the threads in one go, so that waiting 
 
 @dataclass(frozen=True)
 class Verifier:
-    """What one file is checked against; stateless, so that threads share it."""
+    """What one file is checked against; stateless, so that threads share it.
+
+    ``annotated`` is by name the size (H, W) of the image that its boxes were drawn on, where their file says so.
+    """
 
     root: Path
     classes: tuple[str, ...]
     least_side: int = LEAST_SIDE
     deep: bool = False
+    annotated: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def all(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample | None, tuple[Problem, ...]]]:
         """For each sample, in order: the sample as it can be used (``None``: not at all) and what is wrong with it."""
@@ -41,7 +46,7 @@ class Verifier:
                 yield from pool.map(self.one, samples[start : start + _AT_ONCE])
 
     def one(self, sample: Sample) -> tuple[Sample | None, tuple[Problem, ...]]:
-        """Check one sample; a bad image takes its sample with it, a bad mask goes alone."""
+        """Check one sample; a bad image takes its sample with it, a bad mask or box goes alone."""
         note = partial(self._problem, sample.image)
         try:
             size, mode = header(sample.image)
@@ -53,9 +58,28 @@ class Verifier:
         if min(size) < self.least_side:
             message = f"{size[1]}x{size[0]} pixels; at least {self.least_side} a side are needed"
             return None, (note("too small", message, "skipped"),)
+        sample, odd = self._with_boxes(sample, size) if sample.boxes else (sample, ())
         if sample.mask is None:
-            return sample, ()
-        return self._with_mask(sample, sample.mask, size)
+            return sample, odd
+        sample, more = self._with_mask(sample, sample.mask, size)
+        return sample, (*odd, *more)
+
+    def _with_boxes(self, sample: Sample, size: tuple[int, int]) -> tuple[Sample, tuple[Problem, ...]]:
+        """Keep the boxes that lie in the image; none where they were drawn on an image of another size."""
+        note = partial(self._problem, sample.image)
+        drawn_on, (height, width) = self.annotated.get(sample.name, size), size
+        if drawn_on != size:
+            turned = "; the image is turned by EXIF, and boxes are of the upright one" if drawn_on == size[::-1] else ""
+            message = f"is {width}x{height}, its boxes are of {drawn_on[1]}x{drawn_on[0]}{turned}; they are left out"
+            return replace(sample, boxes=()), (note("box", message, "skipped"),)
+        places = [(box[0], inside(box[1:], size)) for box in sample.boxes]
+        kept = tuple((number, *place) for number, place in places if place is not None)
+        if len(kept) == len(places):
+            return replace(sample, boxes=kept), ()
+        message = (
+            f"{len(places) - len(kept)} of {len(places)} boxes leave its {width}x{height} pixels; they are left out"
+        )
+        return replace(sample, boxes=kept), (note("box", message, "skipped"),)
 
     def _with_mask(self, sample: Sample, mask: Path, size: tuple[int, int]) -> tuple[Sample, tuple[Problem, ...]]:
         note = partial(self._problem, mask)

@@ -1,10 +1,11 @@
-"""A PASCAL VOC devkit: the objects of the XML files become tags, SegmentationClass the masks."""
+"""A PASCAL VOC devkit: the objects of the XML files become tags and boxes, SegmentationClass the masks."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tagmask.data.boxes import corners
 from tagmask.data.listing import Found, Listing, Pictures, read_splits
 from tagmask.data.tags import clean, folded, read_classes
 from tagmask.errors import DataError
@@ -30,7 +31,7 @@ def find_voc(path: Path) -> Path | None:
 
 def read_voc(path: Path, *, difficult: bool = True) -> Listing:
     """Read the folder of one VOC year; ``difficult`` counts the objects marked so. Raises DataError."""
-    listing = Listing(reader="VOC devkit (Annotations become tags)", root=path)
+    listing = Listing(reader="VOC devkit (Annotations become tags and boxes)", root=path)
     pictures = Pictures(path / "JPEGImages", strip="")
     pictures.report(listing)
     found = {name: Found(name, image) for name, image in pictures.by_name.items()}
@@ -40,7 +41,7 @@ def read_voc(path: Path, *, difficult: bool = True) -> Listing:
         if name is None:
             listing.note("row without image", file, "there is no image of this name", "skipped")
         else:
-            found[name].tags = _objects(listing, file, difficult=difficult)
+            _read_objects(listing, file, found[name], difficult=difficult)
     for name in sorted(set(found) - {pictures.find(stem) for stem in annotations}):
         message = "has no file in Annotations: its tags are unknown, so it is not learned from"
         listing.note("image without row", found[name].image, message, "warning")
@@ -69,14 +70,35 @@ def _is_year(path: Path) -> bool:
     )
 
 
-def _objects(listing: Listing, file: Path, *, difficult: bool) -> tuple[str, ...] | None:
+def _read_objects(listing: Listing, file: Path, found: Found, *, difficult: bool) -> None:
+    """Take tags and boxes from one XML file; of a broken one the tags stay unknown."""
     try:
         root = ElementTree.parse(file).getroot()
     except (ElementTree.ParseError, OSError) as error:
         listing.note("annotation", file, f"is not XML ({error}): the image's tags are unknown", "warning")
+        return
+    names, boxes = [], []
+    for entry in root.iter("object"):
+        if not difficult and (entry.findtext("difficult") or "0").strip() == "1":
+            continue
+        name, box = clean(entry.findtext("name") or ""), entry.find("bndbox")
+        names.append(name)
+        if box is not None:
+            left, top, right, bottom = (box.findtext(end) for end in ("xmin", "ymin", "xmax", "ymax"))
+            place = corners([_before(left), _before(top), right, bottom])
+            if place is None:
+                message = f"{name or 'an object'} has no box but {left}, {top}, {right}, {bottom}"
+                listing.note("box", file, message, "skipped")
+            else:
+                boxes.append((name, *place))
+    found.tags, found.boxes = tuple(dict.fromkeys(name for name in names if name)), tuple(boxes)
+    size = corners([0, 0, root.findtext("size/width"), root.findtext("size/height")])
+    found.annotated = size and (size[3], size[2])
+
+
+def _before(first: str | None) -> float | None:
+    """Return the first pixel of a box from 0 on; VOC counts from 1, and its last pixel is in the box."""
+    try:
+        return float(first or "") - 1
+    except ValueError:
         return None
-    objects = [
-        entry for entry in root.iter("object") if difficult or (entry.findtext("difficult") or "0").strip() != "1"
-    ]
-    names = (clean(entry.findtext("name") or "") for entry in objects)
-    return tuple(dict.fromkeys(name for name in names if name))
