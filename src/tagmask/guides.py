@@ -15,7 +15,7 @@ from tagmask.refine.guides import propagated_guide, random_guide, regions, salie
 from tagmask.types import LabelMap, Photo, Saliency
 
 RULES = ("G2", "G1", "G0", "seeds")  # the names of the final paper
-AT_ONCE = 8  # masked copies of a photo that a network looks at together  # ours
+AT_ONCE = 4  # masked copies of a photo that a network looks at together; on a GPU photos are grouped besides  # ours
 
 
 def checked_rule(rule: str) -> None:
