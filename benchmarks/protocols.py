@@ -9,11 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One run: a method, changes to its defaults, and for weak-shot methods the classes that have tags only."""
+    """One run: a method, changes to its defaults, and for weak-shot methods the classes that have tags only.
+
+    ``saliency`` is made before: "learned" from the masks of the photos without a novel class, or "true", the masks
+    themselves, an oracle.
+    """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     novel: str = ""
+    saliency: str = ""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Protocol:
     freeze: int
     seeds: tuple[int, ...]
     rows: Mapping[str, Row]
+    saliency: Mapping[str, Any]
 
 
 DESK_SEGMENTER = {"epochs": 4.0, "crop": 192, "zoom": (0.6, 1.3), "width": 128}
@@ -152,6 +158,35 @@ DESK_NSROM = {
     "integral_rate": 0.003,
     "dilation": 15,
 }
+DESK_GUIDED = {
+    **DESK_SEGMENTER,
+    **DESK_TAGS,
+    "tag_rate": 0.01,
+    "tag_stride": 16,
+    "tag_convs": 0,
+    "policy": "poly",
+    "flip": True,
+    "threshold": 0.0,
+    "batch": 16,
+    "output_stride": 16,
+    "segmenter": "deeplab-v3",
+    "rate": 0.002,
+    "test_crf": False,
+}
+
+
+def guided(saliency: str, novel: str = "") -> dict[str, Row]:
+    """Return the rows of the rules of guided labelling on one kind of saliency."""
+    rules = ("G2", "G1", "G0") if saliency == "learned" else ("G2",)
+    return {
+        f"guided_labelling {rule}, {saliency} saliency": Row(
+            "guided_labelling", {**DESK_GUIDED, "guide": rule}, novel, saliency
+        )
+        for rule in rules
+    }
+
+
+DESK_SALIENCY = {"epochs": 4.0, "crop": 192, "zoom": (0.6, 1.3), "width": 128}
 DESK = {
     "full": Row("full", DESK_SEGMENTER),
     "cam": Row("cam", {**DESK_SEGMENTER, **DESK_TAGS}),
@@ -169,6 +204,10 @@ DESK = {
     "builtin_prior, deepest stage alone": Row("builtin_prior", {**DESK_PRIOR, "fuse": False}),
     "mcof": Row("mcof", DESK_MCOF),
     "nsrom": Row("nsrom", DESK_NSROM),
+    "guided_labelling": Row("guided_labelling", DESK_GUIDED),
+    "guided_labelling, seeds alone": Row("guided_labelling", {**DESK_GUIDED, "guide": "seeds"}),
+    **guided("learned", NOVEL[0]),
+    **guided("true"),
     "nsrom, without masking": Row("nsrom", {**DESK_NSROM, "masking": False}),
     **weak_shot({**DESK_RETAB, **DESK_TAGS}, "cam"),
     **{f"oracle, novel {novel}": Row("full", DESK_SEGMENTER, novel) for novel in NOVEL},
@@ -186,6 +225,8 @@ FULL = {
     "rdc": Row("rdc", {**DESK_RDC, **LARGE_SEGMENTER}),
 }
 PROTOCOLS = {
-    "desk": Protocol("1000 photos with the classes balanced; sized for 2 CPU cores", "train1000", 2, (0,), DESK),
-    "full": Protocol("all photos, three seeds; wants a GPU", "train", 2, (0, 1, 2), FULL),
+    "desk": Protocol(
+        "1000 photos with the classes balanced; sized for 2 CPU cores", "train1000", 2, (0,), DESK, DESK_SALIENCY
+    ),
+    "full": Protocol("all photos, three seeds; wants a GPU", "train", 2, (0, 1, 2), FULL, LARGE_SEGMENTER),
 }

@@ -14,11 +14,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.protocols import PROTOCOLS, Protocol
+import numpy as np
+from benchmarks.protocols import PROTOCOLS, Protocol, Row
 from jinja2 import Environment, FileSystemLoader
+from PIL import Image
 
 import tagmask
+from tagmask.data.pixels import read_mask
 from tagmask.files import read_json, write_json
+from tagmask.saliency import NOTE
+from tagmask.types import UNKNOWN
 
 ROOT = Path(__file__).resolve().parents[1]
 CUES = ("coverage", "miou_labelled", "miou_unknown_as_background", "foreground_recall", "missed")
@@ -52,16 +57,15 @@ def measure(given: argparse.Namespace, protocol: Protocol, name: str, seed: int)
     data = tagmask.load_data(given.data, train_split=protocol.train_split, novel=wanted.novel)
     backbone = tagmask.Backbone(given.backbone, weights=str(given.weights), freeze=protocol.freeze)
     out = given.runs / "runs" / given.protocol / f"{re.sub('[^a-z0-9]+', '-', name.lower())}-{seed}"
-    shown = _flags(wanted.options)
+    options = {**wanted.options, **_saliency(given, protocol, wanted, backbone, seed)}
+    shown = _flags({**options, **({"saliency": "SALIENCY"} if wanted.saliency else {})})
     command = (
         f"tagmask run {wanted.method} DIR --train-split {protocol.train_split} "
         + (f"--novel {wanted.novel} " if wanted.novel else "")
         + f"--backbone {given.backbone} --weights FILE --freeze {protocol.freeze} --seed {seed} {shown}"
     )
     store = given.runs / "store"
-    done = tagmask.run(
-        wanted.method, data, out, backbone=backbone, store=store, seed=seed, command=command, **wanted.options
-    )
+    done = tagmask.run(wanted.method, data, out, backbone=backbone, store=store, seed=seed, command=command, **options)
     metrics, seven = done.metrics, [data.classes.index(label) for label in SEVEN]
     groups = {
         "base": [c for c in seven if c not in data.novel],
@@ -131,6 +135,29 @@ def measure(given: argparse.Namespace, protocol: Protocol, name: str, seed: int)
             }
         )
     return rows
+
+
+def _saliency(
+    given: argparse.Namespace, protocol: Protocol, wanted: Row, backbone: tagmask.Backbone, seed: int
+) -> dict[str, Any]:
+    """Make the saliency that a row asks for, where it does, and return it as an option."""
+    if not wanted.saliency:
+        return {}
+    data = tagmask.load_data(given.data, train_split=protocol.train_split, novel=wanted.novel)
+    folder = given.runs / "runs" / given.protocol / f"saliency-{wanted.saliency}-{seed}"
+    if wanted.saliency == "learned":
+        options = protocol.saliency
+        tagmask.fit_saliency(data, folder, backbone=backbone, store=given.runs / "store", seed=seed, **options)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / NOTE).write_text("true masks of the training photos (an oracle)\n", encoding="utf-8")
+        for sample in data.train:
+            assert sample.mask is not None
+            truth = read_mask(sample.mask, classes=len(data.classes))
+            Image.fromarray(np.where((truth > 0) & (truth < UNKNOWN), np.uint8(255), np.uint8(0))).save(
+                folder / f"{sample.name}.png"
+            )
+    return {"saliency": str(folder)}
 
 
 def keep(row: dict[str, Any]) -> None:
