@@ -198,6 +198,7 @@ DESK = {
     "irn": Row("irn", {**DESK_SEGMENTER, **DESK_TAGS, **DESK_RELATION}),
     "seam": Row("seam", {**DESK_SEGMENTER, **DESK_AFFINITY, **DESK_SEAM}),
     "oaa": Row("oaa", DESK_OAA),
+    "oaa, at three scales": Row("oaa", {**DESK_OAA, "scales": (0.5, 1.0, 1.5), "flip": True}),
     "rdc": Row("rdc", DESK_RDC),
     "builtin_prior": Row("builtin_prior", DESK_PRIOR),
     "builtin_prior, without the mask": Row("builtin_prior", {**DESK_PRIOR, "loss": "weak"}),
