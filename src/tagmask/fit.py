@@ -100,7 +100,7 @@ class Objective(nn.Module):
         self.network, self.loss = network, loss
 
     def forward(self, *batch: Tensor) -> Mapping[str, Tensor]:
-        """Return the named terms of the loss; their sum is minimised."""
+        """Return the named terms of the loss; the sum of those with a gradient is minimised."""
         return self.loss(self.network, *batch)
 
 
@@ -116,10 +116,13 @@ def fit(
     seed: int,
     job: Job,
     memory: Memory | None = None,
+    until: float = 1.0,
 ) -> Network:
     """Train ``network`` and return it in evaluation mode, on the CPU or the job's device.
 
-    ``loss(network, *batch)`` returns named scalars. Checkpoints go to ``job.folder`` once an epoch (at least ten times,
+    ``loss(network, *batch)`` returns named scalars: the sum of those with a gradient is minimised, the others are only
+    noted in the curve. With ``until`` below 1 the training ends after that share of its steps, and the network is what it
+    is there on the way of the whole training. Checkpoints go to ``job.folder`` once an epoch (at least ten times,
     and every five minutes); a call that finds one there goes on from it. For a GPU, other processes read the images.
     What the loss itself remembers from step to step is its ``memory``, and goes with the checkpoints.
     """
@@ -129,6 +132,7 @@ def fit(
         precision=cast(Any, job.precision),
     )
     steps = schedule.length(len(examples))
+    stop = max(1, math.ceil(until * steps))
     torch.manual_seed(seed)
     network.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
@@ -137,19 +141,20 @@ def fit(
     start, spent = restore(job, network, optimizer, memory)
     objective, optimizer = fabric.setup(Objective(network, loss), optimizer)
     objective.train()
-    micro = steps * schedule.accumulate
+    micro = stop * schedule.accumulate
     every = max(1, min(math.ceil(len(examples) / (schedule.batch * schedule.accumulate)), math.ceil(steps / 10)))
     positions = _Positions(start * schedule.accumulate, micro, schedule.batch)
     readers = min(MOST_READERS, os.cpu_count() or 1) if fabric.device.type == "cuda" else 0
     batches = DataLoader(_Stream(examples, schedule.batch, seed), batch_sampler=positions, num_workers=readers)
-    with Meter() as meter, job.narrator.stage(f"{job.name} (training)", steps, start, "steps") as counter:
+    with Meter() as meter, job.narrator.stage(f"{job.name} (training)", stop, start, "steps") as counter:
         kept = 0.0
         optimizer.zero_grad()
         for position, batch in enumerate(_waiting(batches, job), start=start * schedule.accumulate):
             step, part = divmod(position, schedule.accumulate)
             torch.manual_seed(_mix(seed, position))  # dropout, the same whether or not the run was interrupted
             terms = dict(objective(*fabric.to_device(list(batch))))
-            fabric.backward(torch.stack(list(terms.values())).sum() / schedule.accumulate)
+            minimised = [term for term in terms.values() if term.requires_grad]
+            fabric.backward(torch.stack(minimised).sum() / schedule.accumulate)
             if part + 1 < schedule.accumulate:
                 continue
             rate = schedule.rate_at(step, steps)
@@ -159,7 +164,7 @@ def fit(
             optimizer.zero_grad()
             counter.advance(note=_note(job.folder, step, steps, terms, rate, every))
             due = (step + 1) % every == 0 or meter.seconds - kept > CHECKPOINT_EVERY
-            if due and step + 1 < steps:
+            if due and step + 1 < stop:
                 kept = meter.seconds
                 cost = {"seconds": spent + meter.seconds, "peak_mb": meter.look(), "waited": job.waited}
                 checkpoint(job.folder, network, optimizer, memory, step + 1, cost)
@@ -182,7 +187,7 @@ def _note(folder: Path, step: int, steps: int, terms: Mapping[str, Tensor], rate
     if step % max(1, steps // CURVE_POINTS) and step + 1 < steps and (step + 1) % every:
         return ""
     values = {name: round(float(term.detach()), 5) for name, term in terms.items()}
-    total = sum(values.values())
+    total = sum(values[name] for name, term in terms.items() if term.requires_grad)
     if not math.isfinite(total):
         raise RunError(f"the loss became {total} at step {step}: {values}; lower the learning rate and run again.")
     with (folder / "curve.jsonl").open("a", encoding="utf-8") as file:

@@ -8,13 +8,14 @@ loss says otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tagmask.types import UNKNOWN
+from tagmask.types import BACKGROUND, UNKNOWN
 
 PROBABILITY_FLOOR = 1e-4  # author code (SEC)
 POOLED_FLOOR = 1e-30  # of what log-sum-exp pooled: a tag under any floor is no longer learned, so it lies deep  # ours
@@ -93,6 +94,23 @@ def seed_loss(p: Tensor, labels: Tensor) -> Tensor:
     return _mean(surprise.sum(dim=(1, 2)) / seeds)
 
 
+def balanced_seed_loss(p: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-probability of the seeds: the mean over an image's background plus that over its objects.
+
+    So few object seeds weigh as much as the many of the background. ``p`` float (B, C, h, w), ``labels`` integer (B, h, w)
+    with 255 = no seed; averaged over images, and an image without one kind counts 0 for it. Raises ``ValueError`` when the
+    grids differ. Source: DSRG (Huang et al., CVPR 2018), author code.
+    """
+    if labels.shape != (p.shape[0], *p.shape[2:]):
+        raise ValueError(f"labels must be {(p.shape[0], *p.shape[2:])}, got {tuple(labels.shape)}")
+    surprise = _pixel_surprise(_at_least_float32(p).log(), labels)  # (B, h, w)
+    ground = labels == BACKGROUND
+    total = torch.zeros_like(surprise[:, 0, 0])  # (B,)
+    for kind in (ground, ~ground & (labels != UNKNOWN)):
+        total = total + torch.where(kind, surprise, 0).sum(dim=(1, 2)) / kind.sum(dim=(1, 2)).clamp(min=1)
+    return _mean(total)
+
+
 def expand_loss(
     p: Tensor,
     tags: Tensor,
@@ -118,18 +136,21 @@ def expand_loss(
     return -_mean(_mean_log(present, tags) + _mean_log(absent, ~tags) + _mean_log(filled, everywhere))
 
 
-def constrain_loss(p: Tensor, q: Tensor) -> Tensor:
+def constrain_loss(p: Tensor, q: Tensor, clip: tuple[float, float] | None = None) -> Tensor:
     """KL(q || p) averaged over pixels and images: the network should agree with its own CRF.
 
     ``p`` float (B, C, h, w); ``q`` the same shape, the CRF's marginals, taken as constant and floored at 1e-4 before
-    renormalisation. Raises ``ValueError`` when the shapes differ. Source: SEC, author code.
+    renormalisation. ``clip`` bounds the ratio q / p, beyond which there is no gradient (DSRG's author code: 0.05, 20).
+    Raises ``ValueError`` when the shapes differ. Source: SEC, author code.
     """
     if p.shape != q.shape:
         raise ValueError(f"q must be {tuple(p.shape)} as p, got {tuple(q.shape)}")
     q = _at_least_float32(q.detach()).clamp(min=PROBABILITY_FLOOR)
     q = q / q.sum(dim=1, keepdim=True)
-    divergence = (q * (q.log() - _at_least_float32(p).log())).sum(dim=1)  # (B, h, w)
-    return _mean(divergence)
+    ratio = q.log() - _at_least_float32(p).log()
+    if clip is not None:
+        ratio = ratio.clamp(min=math.log(clip[0]), max=math.log(clip[1]))
+    return _mean((q * ratio).sum(dim=1))  # of (B, h, w)
 
 
 def prior_loss(

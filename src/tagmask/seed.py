@@ -33,6 +33,33 @@ def foreground_cues(
     return maps > fraction * maps.max(axis=(1, 2), keepdims=True)
 
 
+def strongest_cues(maps: NDArray[np.floating], share: float) -> NDArray[np.bool_]:
+    """Mark the share of the cells where a class map is strongest: bool (K, h, w), for maps float (K, h, w).
+
+    At least one cell a class; cells that tie with the last of them count, those that are not positive never. Source: DSRG
+    ("the top 20 % of the heat map"). Raises ``OptionError`` unless 0 < share <= 1.
+    """
+    if not 0 < share <= 1:
+        raise OptionError(f"The share of the strongest cells is {share}; give a number above 0 and up to 1.")
+    cells = maps.reshape(len(maps), -1)  # (K, N)
+    place = cells.shape[1] - max(1, round(share * cells.shape[1]))
+    last = np.partition(cells, place, axis=1)[:, place, None, None]  # (K, 1, 1)
+    return (maps >= last) & (maps > 0)
+
+
+def claimed_cues(highest: NDArray[np.floating], mean: NDArray[np.floating], least: float) -> NDArray[np.bool_]:
+    """Mark the class of each cell after many runs of a fickle network: bool (K, h, w), one class a cell at most.
+
+    A class claims a cell where the ``highest`` of its maps (K, h, w) exceeds ``least``; of several the one with the largest
+    ``mean`` (K, h, w) gets it, the first of equal ones. Source: FickleNet (Lee et al. CVPR 2019).
+    """
+    claims = highest > least
+    if not len(claims):
+        return claims
+    winner = np.where(claims, mean, -np.inf).argmax(axis=0)  # (h, w)
+    return claims & (np.arange(len(claims))[:, None, None] == winner)
+
+
 def background_cues(
     saliency: NDArray[np.floating],
     quantile: float = 0.10,  # author code
@@ -61,4 +88,23 @@ def cue_labels(foreground: NDArray[np.bool_], classes: Sequence[int], background
     smallest_first = np.argsort(foreground.sum(axis=(1, 2)), kind="stable")
     for k in smallest_first[::-1]:  # painted from large to small: the smallest stays on top
         labels[foreground[k]] = classes[k]
+    return LabelMap(labels)
+
+
+def with_every_class(
+    cues: LabelMap, maps: NDArray[np.floating], classes: Sequence[int], saliency: NDArray[np.floating]
+) -> LabelMap:
+    """Give every class that has no cue the cell where its map (K, h, w) is highest, for without a cue nothing can grow.
+
+    Where a map is nowhere positive, that is the most salient cell (h, w). The only cue of another class is left alone.
+    """
+    labels = cues.labels.copy()
+    for k, tag in enumerate(classes):
+        if (labels == tag).any():
+            continue
+        counts = np.bincount(labels.ravel(), minlength=UNKNOWN + 1)
+        free = (counts[labels] > 1) | (labels == BACKGROUND) | (labels == UNKNOWN)
+        order = maps[k] if maps[k].max() > 0 else saliency
+        if free.any():
+            labels.flat[int(np.where(free, order, -np.inf).argmax())] = tag
     return LabelMap(labels)

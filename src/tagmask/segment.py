@@ -58,24 +58,28 @@ class LabelledViews:
 
 @dataclass(frozen=True)
 class WarpedViews:
-    """Training examples of the early papers: the whole photo warped to a square, never mirrored, with its tags.
+    """Training examples of the early papers: the whole photo warped to a square, with its tags.
 
-    (uint8 RGB (3, size, size), uint8 labels (h, w) as they are, float32 tags (C-1,) in {0, 1}).
+    (uint8 RGB (3, size, size), uint8 labels (h, w) as they are, float32 tags (C-1,) in {0, 1}). With ``mirror`` the photo
+    and its labels are mirrored together, half of the time.
     """
 
     photos: Photos
     labels: PerImage[LabelMap]
     classes: int
     size: int
+    mirror: bool = False
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def example(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """Return one photo, its labels and its tags; nothing here is random."""
+        """Return one photo, its labels and its tags; only the mirroring is random."""
         photo = self.photos[self.photos.names[index]]
-        pixels = resize(photo.pixels, self.size, self.size)
-        return channels_first(pixels), self.labels[photo.name].labels, tag_vector(photo.tags or (), self.classes - 1)
+        way = -1 if self.mirror and random.integers(2) else 1
+        pixels = channels_first(resize(photo.pixels, self.size, self.size)[:, ::way])
+        labels = np.ascontiguousarray(self.labels[photo.name].labels[:, ::way])
+        return pixels, labels, tag_vector(photo.tags or (), self.classes - 1)
 
 
 def fit_segmenter(

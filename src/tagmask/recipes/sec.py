@@ -8,6 +8,7 @@ Expect              the row `sec` of docs/results.md
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -18,14 +19,14 @@ from tagmask.activate import gradient_saliency, multi_scale_cam, raw_maps
 from tagmask.augment import resize
 from tagmask.classify import fit_classifier
 from tagmask.data.photos import PerImage, Photos
+from tagmask.edges import at_edges
 from tagmask.fit import Schedule, fit
-from tagmask.losses import clamped_softmax, constrain_loss, expand_loss, resize_labels, seed_loss
+from tagmask.losses import constrain_loss, expand_loss, resize_labels, seed_loss
 from tagmask.nets.backbones import Backbone
 from tagmask.nets.classifier import Classifier
 from tagmask.nets.segmenter import Segmenter, build_segmenter
 from tagmask.outcome import Outcome
-from tagmask.refine.crf import SEC_TEST_CRF, SEC_TRAIN_CRF, CrfOptions
-from tagmask.refine.exact import mean_field_exact
+from tagmask.refine.crf import SEC_TEST_CRF
 from tagmask.seed import background_cues, cue_labels, foreground_cues
 from tagmask.segment import WarpedViews, predict_labels
 from tagmask.threshold import choose_threshold
@@ -107,13 +108,12 @@ def fit_constrained(
 
     def loss(network: nn.Module, images: Tensor, labels: Tensor, tags: Tensor) -> Mapping[str, Tensor]:
         scores = network(images.float() / 255).float()  # (B, C, h, w)
-        p, grid = clamped_softmax(scores), scores.shape[2:]
-        small = nn.functional.interpolate(images.float(), size=grid, mode="area")  # (B, 3, h, w)
-        q = mean_field_exact(-scores.detach(), small.permute(0, 2, 3, 1), crf_on(max(grid)))
+        p, q = at_edges(scores, images.float())
+        grid = (scores.shape[2], scores.shape[3])
         seed_, expand, constrain = weights
         return {
             "seed": seed_ * seed_loss(p, resize_labels(labels, grid)),
-            "expand": expand * expand_loss(p, tags > 0, **decays_on(grid.numel())),
+            "expand": expand * expand_loss(p, tags > 0, **decays_on(math.prod(grid))),
             "constrain": constrain * constrain_loss(p, q),
         }
 
@@ -127,10 +127,3 @@ def decays_on(cells: int) -> dict[str, float]:
     """
     scale = 41 * 41 / cells
     return {"decay_present": 0.996**scale, "decay_background": 0.999**scale}  # author code
-
-
-def crf_on(side: int) -> CrfOptions:
-    """Return SEC's CRF for a grid of ``side`` cells: the author code's is for 41, others reach over the same share."""
-    scale = side / 41
-    crf = SEC_TRAIN_CRF
-    return replace(crf, spatial_xy=crf.spatial_xy * scale, bilateral_xy=crf.bilateral_xy * scale)
