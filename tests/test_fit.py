@@ -77,6 +77,31 @@ def test_a_run_cut_short_ends_with_the_same_bytes(tmp_path, stop, accumulate):
     assert points == sorted(set(points))
 
 
+def test_a_training_that_ends_early_is_the_beginning_of_the_whole(tmp_path):
+    schedule, passed = Schedule(epochs=8, batch=4, rate=0.02, policy="step"), []
+
+    def watched(net, x, y):
+        passed.append(state(net))
+        return squares(net, x, y)
+
+    fit(network(), Noise(), watched, schedule, seed=5, job=job(tmp_path / "whole"))
+    for until, step in ((0.5, 10), (0.01, 1)):
+        early = fit(network(), Noise(), squares, schedule, seed=5, job=job(tmp_path / str(until)), until=until)
+        assert state(early) == passed[step]
+
+
+def test_what_has_no_gradient_is_noted_and_not_minimised(tmp_path):
+    def noting(net, x, y):
+        return {**squares(net, x, y), "seen": torch.tensor(0.25), "odd": torch.tensor(float("nan"))}
+
+    schedule = Schedule(epochs=2, batch=5, rate=0.01)
+    plain = fit(network(), Noise(), squares, schedule, seed=0, job=job(tmp_path / "plain"))
+    noted = fit(network(), Noise(), noting, schedule, seed=0, job=job(tmp_path / "noted"))
+    assert state(noted) == state(plain)
+    curve = [json.loads(line) for line in (tmp_path / "noted" / "curve.jsonl").read_text().splitlines()]
+    assert all(point["seen"] == 0.25 and point["loss"] == point["squares"] for point in curve)
+
+
 def test_no_finished_epoch_is_computed_twice(tmp_path):
     schedule, steps = Schedule(epochs=6, batch=5, rate=0.01), []
 

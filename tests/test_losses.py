@@ -11,6 +11,7 @@ from PIL import Image
 from torch.autograd import gradcheck
 
 from tagmask.losses import (
+    balanced_seed_loss,
     clamped_softmax,
     constrain_loss,
     expand_loss,
@@ -102,6 +103,39 @@ def test_seed_loss_is_the_pixel_loop(shape, seed):
         total -= sum(logs) / max(len(logs), 1)
     assert seed_loss(p, labels).item() == pytest.approx(total / shape[0], abs=1e-12)
     assert seed_loss(p, labels.long()).item() == seed_loss(p, labels).item()
+
+
+@few
+@given(shape=shapes, seed=seeds)
+def test_balanced_seed_loss_is_the_pixel_loop_of_ground_and_objects_apart(shape, seed):
+    p, labels = clamped_softmax(scores_of(shape, seed)).requires_grad_(), labels_of(shape, seed)
+    total = 0.0
+    for b in range(shape[0]):
+        logs = {True: [], False: []}
+        for i, j in np.ndindex(*shape[2:]):
+            label = labels[b, i, j].item()
+            if label != 255:
+                logs[label == 0].append(math.log(p[b, label, i, j].item()))
+        total -= sum(sum(kind) / max(len(kind), 1e-4) for kind in logs.values())
+    loss = balanced_seed_loss(p, labels)
+    assert loss.item() == pytest.approx(total / shape[0], abs=1e-12)
+    loss.backward()
+    assert torch.isfinite(p.grad).all()
+    with pytest.raises(ValueError, match="labels must be"):
+        balanced_seed_loss(p, labels[:, :, :-1])
+
+
+@few
+@given(shape=shapes, seed=seeds)
+def test_constrain_loss_with_a_clip_is_the_loop_over_bounded_ratios(shape, seed):
+    p, q = clamped_softmax(scores_of(shape, seed)), clamped_softmax(scores_of(shape, seed + 1), floor=0.01)
+    total = 0.0
+    for b, c, i, j in np.ndindex(*shape):
+        ratio = q[b, c, i, j].item() / p[b, c, i, j].item()
+        total += q[b, c, i, j].item() * math.log(min(max(ratio, 0.5), 1.5))
+    cells = shape[0] * shape[2] * shape[3]
+    assert constrain_loss(p, q, clip=(0.5, 1.5)).item() == pytest.approx(total / cells, abs=1e-9)
+    assert constrain_loss(p, q, clip=(1e-9, 1e9)).item() == pytest.approx(constrain_loss(p, q).item(), abs=1e-12)
 
 
 @few

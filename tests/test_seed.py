@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tagmask.errors import OptionError
-from tagmask.seed import background_cues, cue_labels, foreground_cues
+from tagmask.seed import (
+    background_cues,
+    claimed_cues,
+    cue_labels,
+    foreground_cues,
+    strongest_cues,
+    with_every_class,
+)
+from tagmask.types import LabelMap
 
 few = settings(deadline=None, max_examples=30)
 grids = st.tuples(st.integers(0, 3), st.integers(1, 6), st.integers(1, 6))  # K, h, w
@@ -85,3 +93,46 @@ def test_bad_values_are_refused():
         foreground_cues(np.zeros((1, 3, 3)), classes=(1,), fraction=20)
     with pytest.raises(OptionError, match="quantile"):
         background_cues(np.zeros((3, 3)), quantile=10)
+
+
+@few
+@given(shape=grids, seed=seeds, share=st.sampled_from([0.01, 0.2, 0.5, 1.0]))
+def test_strongest_cues_are_the_top_of_a_sorted_map(shape, seed, share):
+    maps = np.random.default_rng(seed).integers(-2, 4, size=shape).astype(np.float32)  # with ties
+    cues = strongest_cues(maps, share)
+    for k in range(shape[0]):
+        ranked = sorted(maps[k].flatten(), reverse=True)
+        least = ranked[max(1, round(share * len(ranked))) - 1]
+        for i, j in np.ndindex(*shape[1:]):
+            assert cues[k, i, j] == (maps[k, i, j] >= least and maps[k, i, j] > 0)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1])
+def test_a_share_of_nothing_or_more_than_all_is_refused(share):
+    with pytest.raises(OptionError, match="share"):
+        strongest_cues(np.ones((1, 2, 2)), share)
+
+
+@few
+@given(shape=grids, seed=seeds)
+def test_a_cell_goes_to_the_best_of_the_classes_that_claim_it(shape, seed):
+    random = np.random.default_rng(seed)
+    highest, mean = random.random(shape), random.integers(0, 3, size=shape)
+    cues = claimed_cues(highest, mean, least=0.35)
+    assert cues.shape == shape
+    for i, j in np.ndindex(*shape[1:]):
+        claiming = [k for k in range(shape[0]) if highest[k, i, j] > 0.35]
+        best = max(claiming, key=lambda k: (mean[k, i, j], -k), default=None)
+        assert [bool(c) for c in cues[:, i, j]] == [k == best for k in range(shape[0])]
+
+
+def test_every_class_keeps_a_cue():
+    labels = LabelMap(np.array([[0, 0, 3], [255, 255, 255]], dtype=np.uint8))
+    maps = np.array([[[0, 0, 9], [0, 0, 0]], [[0, 1, 8], [2, 0, 0]], [[0, 0, 0], [0, 0, 0]]], dtype=np.float32)
+    saliency = np.array([[0.1, 0.1, 0.9], [0.9, 0.3, 0.2]])
+    given = with_every_class(labels, maps, (3, 5, 7), saliency)
+    # 5 does not take the only cue of 3, though its map is highest there; the map of 7 is blank, and 5 has the most salient
+    np.testing.assert_array_equal(given.labels, [[0, 0, 3], [5, 7, 255]])
+    np.testing.assert_array_equal(with_every_class(given, maps, (3, 5, 7), saliency).labels, given.labels)
+    one = LabelMap(np.array([[3]], dtype=np.uint8))
+    assert with_every_class(one, np.ones((2, 1, 1)), (3, 5), np.ones((1, 1))).labels.tolist() == [[3]]

@@ -71,6 +71,20 @@ def test_training_views_of_both_kinds(toy):
     assert tuple(np.flatnonzero(tags) + 1) == toy.train[1].tags
 
 
+def test_warped_photos_and_their_labels_are_mirrored_by_one_coin(toy):
+    photos, truth = Photos(toy.train), Truth(toy.train, classes=6)
+    plain = WarpedViews(photos, truth, classes=6, size=33).example(0, np.random.default_rng(0))
+    views = WarpedViews(photos, truth, classes=6, size=33, mirror=True)
+    seen = set()
+    for seed in range(8):
+        image, labels, _ = views.example(0, np.random.default_rng(seed))
+        way = 1 if (image == plain[0]).all() else -1
+        seen.add(way)
+        np.testing.assert_array_equal(image, plain[0][:, :, ::way])
+        np.testing.assert_array_equal(labels, plain[1][:, ::way])
+    assert seen == {1, -1}
+
+
 @pytest.fixture(scope="module")
 def segmenter():
     from tests.conftest import TINY

@@ -41,7 +41,7 @@ def strongest_cues(maps: NDArray[np.floating], share: float) -> NDArray[np.bool_
     """
     if not 0 < share <= 1:
         raise OptionError(f"The share of the strongest cells is {share}; give a number above 0 and up to 1.")
-    cells = maps.reshape(len(maps), -1)  # (K, N)
+    cells = maps.reshape(len(maps), maps.shape[1] * maps.shape[2])  # (K, N)
     place = cells.shape[1] - max(1, round(share * cells.shape[1]))
     last = np.partition(cells, place, axis=1)[:, place, None, None]  # (K, 1, 1)
     return (maps >= last) & (maps > 0)

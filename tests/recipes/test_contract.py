@@ -14,6 +14,7 @@ from tagmask.cli import _parser
 from tagmask.data import load_data, make_toy
 from tagmask.registry import find_method, methods
 from tagmask.runs import run
+from tagmask.work import Work
 
 NAMES = [method.name for method in methods()]
 # Options that make any recipe quick; a recipe takes those that it has.
@@ -27,6 +28,7 @@ QUICK = {
     "region_epochs": 1.0, "region_crop": 33, "region_batch": 4, "region_width": 8,
     "nodes": 4, "dilation": 6,
     "grow_epochs": 2.0, "grow_batch": 4, "grow_stride": 16,
+    "grow_epochs": 2.0, "grow_batch": 4, "grow_stride": 16, "kernel": 3, "looks": 5,
 }  # fmt: skip
 
 
@@ -38,6 +40,25 @@ def quick(name):
 
 def go(name, data, out, **more):
     return run(name, data, out, backbone=TINY, device="cpu", quiet=True, **{**quick(name), **more})
+
+
+def first_computed(method, data, folder, store, monkeypatch, **options):
+    """Return the first stage that ``options`` let compute anew, on top of what lies in ``store``, without computing it."""
+
+    class Reached(Exception):
+        pass
+
+    def stop(self, name, *_):
+        raise Reached(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "_compute_once", stop)
+        patch.setattr(Work, "_compute_each", stop)
+        try:
+            go(method, data, folder, store=store, **options)
+        except Reached as reached:
+            return str(reached)
+    return ""
 
 
 def content(folder):

@@ -19,6 +19,7 @@ from tagmask.nets.affinity import AffinityNet
 from tagmask.nets.backbones import Backbone, build_backbone
 from tagmask.nets.boundary import BoundaryNet
 from tagmask.nets.classifier import Classifier
+from tagmask.nets.fickle import FickleNet
 from tagmask.nets.multi_dilated import MultiDilated
 from tagmask.nets.prior import PriorNet
 from tagmask.nets.region import RegionNet
@@ -39,6 +40,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "prior": PriorNet,
     "relation": RelationNet,
     "region": RegionNet,
+    "fickle": FickleNet,
 }
 WHAT_TO_DO = "run again the command that made it, or give another folder."
 
