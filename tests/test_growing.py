@@ -117,8 +117,7 @@ def test_the_chain_of_the_ablation_is_made_of_options(train):
     assert plain[0]["boundary"] == balanced[0]["boundary"] == grown[0]["boundary"]
     assert len({curve[-1]["seed"] for curve in (plain, balanced, grown)}) == 3
     for still, fixed, growing in zip(plain, balanced, grown, strict=True):
-        assert still["labelled"] == fixed["labelled"] == pytest.approx(9 / 25, abs=1e-5)
-        assert growing["labelled"] > fixed["labelled"]
+        assert 0.3 < still["labelled"] == fixed["labelled"] < growing["labelled"]
         assert growing["loss"] == pytest.approx(growing["seed"] + growing["boundary"], abs=1e-4)
 
 
