@@ -27,7 +27,6 @@ QUICK = {
     "tag_convs": 1, "tag_width": 8, "integral_epochs": 1.0,
     "region_epochs": 1.0, "region_crop": 33, "region_batch": 4, "region_width": 8,
     "nodes": 4, "dilation": 6,
-    "grow_epochs": 2.0, "grow_batch": 4, "grow_stride": 16,
     "grow_epochs": 2.0, "grow_batch": 4, "grow_stride": 16, "kernel": 3, "looks": 5,
 }  # fmt: skip
 
