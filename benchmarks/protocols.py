@@ -158,6 +158,23 @@ DESK_NSROM = {
     "integral_rate": 0.003,
     "dilation": 15,
 }
+DESK_GROWING = {
+    **DESK_SEGMENTER,
+    "size": 257,
+    "grow_stride": 16,
+    "grow_epochs": 4.0,
+    "grow_rate": 0.001,
+    "grow_policy": "poly",
+    "grow_batch": 16,
+    "top": 0.2,
+    "output_stride": 16,
+    "segmenter": "deeplab-v3",
+    "rate": 0.002,
+    "batch": 16,
+    "test_scales": (1.0,),
+    "test_crf": False,
+}
+DESK_FICKLE = {**DESK_GROWING, "tag_epochs": 8.0, "tag_crop": 224, "tag_stride": 16, "kernel": 5}
 DESK_GUIDED = {
     **DESK_SEGMENTER,
     **DESK_TAGS,
@@ -203,6 +220,8 @@ DESK = {
     "builtin_prior": Row("builtin_prior", DESK_PRIOR),
     "builtin_prior, without the mask": Row("builtin_prior", {**DESK_PRIOR, "loss": "weak"}),
     "builtin_prior, deepest stage alone": Row("builtin_prior", {**DESK_PRIOR, "fuse": False}),
+    "dsrg": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}),
+    "ficklenet": Row("ficklenet", DESK_FICKLE),
     "mcof": Row("mcof", DESK_MCOF),
     "nsrom": Row("nsrom", DESK_NSROM),
     "guided_labelling": Row("guided_labelling", DESK_GUIDED),

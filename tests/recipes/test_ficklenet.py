@@ -65,6 +65,7 @@ def test_cues_are_what_the_looks_claim(toy, tmp_path, store):
         ({"gather": "highest"}, "localisation-threshold"),
         ({"threshold": 0.3}, "plain-threshold"),
         ({"theta": 0.7}, "cues"),
+        ({"top": 0.1}, "cues"),
         ({"background": 0.5}, "cues"),
         ({"growing": False}, "growing-network"),
         ({"unary": "logprob", "override_cues": True}, "first-epoch"),
@@ -84,7 +85,7 @@ def test_the_rate_is_halved_twice(toy, tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"kernel": 4}, {"kernel": 0}, {"looks": 0}, {"dropout": 1.0}, {"theta": 1.0}, {"threshold": 1.5}, {"gather": "max"},
+        {"kernel": 4}, {"kernel": 0}, {"looks": 0}, {"dropout": 1.0}, {"theta": 1.0}, {"top": 1.5}, {"threshold": 1.5}, {"gather": "max"},
         {"saliency": "drfi"}, {"unary": "logits"}, {"segmenter": "v2"}, {"background": 1.1}, {"grow_batch": 0},
     ],
 )  # fmt: skip

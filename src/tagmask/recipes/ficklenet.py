@@ -18,7 +18,7 @@ from tagmask.growing import checked_growing, grid_cues, on_grid, segment_from_cu
 from tagmask.label import threshold_labels
 from tagmask.outcome import Outcome
 from tagmask.saliency import checked_source, saliency_maps, supervision_of
-from tagmask.seed import claimed_cues
+from tagmask.seed import claimed_cues, strongest_cues
 from tagmask.threshold import choose_threshold
 from tagmask.types import Activation, Dataset, LabelMap, Saliency
 from tagmask.work import Work
@@ -38,6 +38,7 @@ class Options:
     looks: int = 200  # looks at each photo; source
     gather: str = "mean"  # the localisation map that is shown: the mean of all looks or the highest; ours
     theta: float = 0.35  # a tag claims a cell where one look's map exceeds this, in 0..1; recalled
+    top: float = 0.0  # object cues: this share of the cells where a mean map is strongest instead, 0 = not; ours (dsrg)
     threshold: float = 0.0  # threshold of the maps shown in 0..1, 0: choose it without masks; ours
     saliency: str = "mbd"  # background cues by: mbd, rbd or a folder (docs/data.md); ours (paper: DRFI)
     background: float = 0.06  # background cues: what is less salient, in 0..1; recalled
@@ -74,8 +75,8 @@ class Options:
         checked_growing(self)
         if self.kernel % 2 == 0 or self.looks < 1:
             raise OptionError(f"kernel is {self.kernel} and looks {self.looks}; expected an odd number, 1 or more.")
-        if not (self.dropout < 1 and self.theta < 1 and self.threshold <= 1):
-            numbers = f"dropout is {self.dropout}, theta {self.theta} and threshold {self.threshold}"
+        if not (self.dropout < 1 and self.theta < 1 and self.threshold <= 1 and self.top <= 1):
+            numbers = f"dropout is {self.dropout}, theta {self.theta}, threshold {self.threshold} and top {self.top}"
             raise OptionError(f"{numbers}; expected numbers in 0..1, below 1 for the first two.")
         if self.gather not in ("mean", "highest"):
             raise OptionError(f"gather is {self.gather!r}; expected mean or highest.")
@@ -107,7 +108,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     saliency = saliency_maps(work, data.train, options.saliency)
     cues = work.each(
         "cues", cues_of, highest, mean, saliency,
-        side=-(-options.size // options.grow_stride), theta=options.theta, background=options.background,
+        side=-(-options.size // options.grow_stride), theta=options.theta, top=options.top, background=options.background,
     )  # fmt: skip
     grown = segment_from_cues(work, data, cues, options)
     return Outcome(
@@ -118,9 +119,9 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
 
 
 def cues_of(
-    highest: Activation, mean: Activation, saliency: Saliency, *, side: int, theta: float, background: float
+    highest: Activation, mean: Activation, saliency: Saliency, *, side: int, theta: float, top: float, background: float
 ) -> LabelMap:
     """Return the cues of one photo on a grid of ``side`` cells a side."""
     maps = on_grid(mean.maps, side)
-    foreground = claimed_cues(on_grid(highest.maps, side), maps, theta)
+    foreground = strongest_cues(maps, top) if top else claimed_cues(on_grid(highest.maps, side), maps, theta)
     return grid_cues(foreground, maps, mean.classes, on_grid(saliency.unit[None], side)[0], background=background)
