@@ -17,13 +17,30 @@ if TYPE_CHECKING:
     from tagmask.runs import Run, load_run, run
     from tagmask.saliency_network import fit_saliency
 
-__all__ = ["Backbone", "Run", "fit_saliency", "load_data", "load_run", "make_toy", "methods", "run"]
+    from tagmask.video.fit_video import fit_video
+    from tagmask.video.label import load_labeller
+
+__all__ = [
+    "Backbone",
+    "Run",
+    "fit_saliency",
+    "fit_video",
+    "load_data",
+    "load_labeller",
+    "load_run",
+    "make_toy",
+    "methods",
+    "run",
+]
+
 
 _HOME = {
     "Backbone": "tagmask.nets.backbones",
     "Run": "tagmask.runs",
     "fit_saliency": "tagmask.saliency_network",
+    "fit_video": "tagmask.video.fit_video",
     "load_data": "tagmask.data",
+    "load_labeller": "tagmask.video.label",
     "load_run": "tagmask.runs",
     "make_toy": "tagmask.data",
     "methods": "tagmask.registry",

@@ -26,27 +26,28 @@ def random_view(
     pixels: Pixels,
     labels: Pixels | None,
     *,
-    crop: int,
+    crop: int | tuple[int, int],
     scale: float,
     fill: Pixels,
     random: np.random.Generator,
 ) -> tuple[Pixels, Pixels | None]:
     """Return a (crop, crop, 3) view of ``pixels`` resized by ``scale``, and of ``labels`` (255 where padded).
 
-    ``fill`` is the colour (3,) outside the photo; the view is mirrored half of the time.
+    ``crop`` may be height and width. ``fill`` is the colour (3,) outside the photo; half of the views are mirrored.
     """
+    tall, wide = (crop, crop) if isinstance(crop, int) else crop
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     pixels = resize(pixels, height, width)
-    view = np.empty((crop, crop, 3), dtype=np.uint8)
+    view = np.empty((tall, wide, 3), dtype=np.uint8)
     view[:] = fill
     # One offset per side, negative inside the padding: the photo may lie anywhere in the view, or the view in the photo.
-    (top, y), (left, x) = _offset(height, crop, random), _offset(width, crop, random)
-    rows, columns = min(height, crop), min(width, crop)
+    (top, y), (left, x) = _offset(height, tall, random), _offset(width, wide, random)
+    rows, columns = min(height, tall), min(width, wide)
     view[y : y + rows, x : x + columns] = pixels[top : top + rows, left : left + columns]
     mirrored = bool(random.integers(2))
     seen = None
     if labels is not None:
-        seen = np.full((crop, crop), UNKNOWN, dtype=np.uint8)
+        seen = np.full((tall, wide), UNKNOWN, dtype=np.uint8)
         resized = resize_labels(labels, height, width)
         seen[y : y + rows, x : x + columns] = resized[top : top + rows, left : left + columns]
         seen = np.ascontiguousarray(seen[:, ::-1]) if mirrored else seen

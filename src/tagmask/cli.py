@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     from tagmask import __doc__ as summary
-    from tagmask.video import verbs_evaluate
+    from tagmask.video import verbs_evaluate, verbs_label
 
     parser = _Parser(prog="tagmask", description=(summary or "").partition("\n")[0], epilog=HINT)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
@@ -102,6 +102,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True, help="folder for what is written")
     export.add_argument("--rle", action="store_true", help="coco: exact run-length masks instead of polygons")
     verbs_evaluate.add_verbs(verb)
+    verbs_label.add_verbs(verb)
     return parser
 
 

@@ -73,9 +73,11 @@ class SummedASPP(nn.Module):
         return torch.stack([branch(x) for branch in self.branches]).sum(dim=0)
 
 
-def _normalised(inputs: int, outputs: int, *, kernel: int = 1, rate: int = 1) -> nn.Sequential:
-    padding = rate * (kernel // 2)
-    convolution = nn.Conv2d(inputs, outputs, kernel_size=kernel, padding=padding, dilation=rate, bias=False)
+def normalised(inputs: int, outputs: int, *, kernel: int = 1, rate: int = 1, stride: int = 1) -> nn.Sequential:
+    """Return a convolution, a BatchNorm that learns, and a ReLU."""
+    convolution = nn.Conv2d(
+        inputs, outputs, kernel_size=kernel, stride=stride, padding=rate * (kernel // 2), dilation=rate, bias=False
+    )
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # ours
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
@@ -88,10 +90,10 @@ class PooledASPP(nn.Module):
 
     def __init__(self, inputs: int, classes: int, *, rates: Sequence[int], width: int = 256) -> None:
         super().__init__()
-        self.point = _normalised(inputs, width)
-        self.branches = nn.ModuleList(_normalised(inputs, width, kernel=3, rate=rate) for rate in rates)
-        self.image = _normalised(inputs, width)
-        self.project = _normalised(width * (len(rates) + 2), width)
+        self.point = normalised(inputs, width)
+        self.branches = nn.ModuleList(normalised(inputs, width, kernel=3, rate=rate) for rate in rates)
+        self.image = normalised(inputs, width)
+        self.project = normalised(width * (len(rates) + 2), width)
         self.score = scoring(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:

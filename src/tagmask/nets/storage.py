@@ -26,6 +26,7 @@ from tagmask.nets.region import RegionNet
 from tagmask.nets.relation import RelationNet
 from tagmask.nets.seam import SeamClassifier
 from tagmask.nets.segmenter import Segmenter, build_segmenter
+from tagmask.nets.temporal import TemporalSegmenter
 
 FORMAT = 1
 DESCRIPTION, NUMBERS = "model.json", "model.safetensors"
@@ -41,6 +42,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "relation": RelationNet,
     "region": RegionNet,
     "fickle": FickleNet,
+    "temporal": TemporalSegmenter,
 }
 WHAT_TO_DO = "run again the command that made it, or give another folder."
 
