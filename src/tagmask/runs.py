@@ -157,7 +157,7 @@ def known_options(method: str, options: type[Any], changes: dict[str, Any]) -> d
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, int | float) and number < 0 for number in numbers):
             raise OptionError(f"{name} is {value}; expected no negative number.")
-        if (name in SIZES and value < 1) or value == ():
+        if value == () or (name in SIZES and min(numbers) < 1):
             raise OptionError(f"{name} is {value}; expected a positive number, 1 or more.")
     return changes
 

@@ -58,7 +58,7 @@ def test_on_a_larger_grid_too():
 
 def by_hand(queries, where, keys, values, radii, present):
     """One head, one cell at a time."""
-    count, _, height, width, _ = keys.shape
+    count, _, _, width, _ = keys.shape
     found = torch.zeros_like(queries)
     for b in range(count):
         for n, cell in enumerate(where[b].tolist()):

@@ -77,7 +77,7 @@ def test_bisenet_sees_detail_that_the_trunk_does_not():
 @pytest.mark.parametrize("kind", ["pspnet", "bisenet"])
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_the_past_matters_and_only_the_past_that_is_there(kind, norm):
-    made, clip = network(network=kind, norm=norm), frames()
+    made, clip = network(network=kind, layer_norm=norm), frames()
     full = made.clip(clip)
     assert (full - made.clip(clip[:, -1:])).abs().max() > 1e-3
     present = torch.tensor([[False, False, True], [False, False, False]])
@@ -140,7 +140,7 @@ def test_folded_it_gives_the_same(kind):
 
 @pytest.mark.parametrize("kind", ["pspnet", "bisenet"])
 def test_it_is_kept_with_all_its_options(tmp_path, kind):
-    options = {"network": kind, "norm": "post", "position": True, "choice": "random", "share": 0.3, "end": 2}
+    options = {"network": kind, "layer_norm": "post", "position": True, "choice": "random", "share": 0.3, "end": 2}
     saved = network(**options)
     save_network(saved, tmp_path)
     loaded = load_network(tmp_path)
@@ -168,7 +168,7 @@ def test_what_is_settled_keeps_its_statistics_and_what_is_slow_is_named():
     [
         ({"network": "pspnett"}, r"network is 'pspnett' \(did you mean 'pspnet'\?\)"),
         ({"choice": "best"}, "choice is 'best'.*expected one of top, random, lowest"),
-        ({"norm": "both"}, "norm is 'both'"),
+        ({"layer_norm": "both"}, "layer_norm is 'both'"),
         ({"scale": "two"}, "scale is 'two'"),
         ({"share": 1.5}, "share is 1.5"),
         ({"heads": 3}, "which 3 heads cannot share"),

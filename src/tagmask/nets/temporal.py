@@ -17,7 +17,7 @@ from tagmask.nets.sparse import CHOICES, SCALES
 from tagmask.nets.transformer import TemporalTransformer
 
 NETWORKS = ("pspnet", "bisenet")
-NORMS = ("pre", "post")
+LAYER_NORMS = ("pre", "post")
 FINE = 4  # pixels a cell of the map from which the decoder takes outlines  # source: video_data
 
 
@@ -56,7 +56,7 @@ class TemporalSegmenter(nn.Module):
         scale: str = "unit",
         heads: int = 4,
         reduction: int = 4,
-        norm: str = "pre",
+        layer_norm: str = "pre",
         position: bool = False,
     ) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class TemporalSegmenter(nn.Module):
         channels = self.context.channels
         self.transformer = TemporalTransformer(
             channels, reduced=_reduced(channels, reduction, heads), heads=heads, frames=frames, start=start, end=end,
-            growth=growth, radius=radius, share=share, choice=choice, scale=scale, norm=norm, position=position,
+            growth=growth, radius=radius, share=share, choice=choice, scale=scale, layer_norm=layer_norm, position=position,
         ) if frames else None  # fmt: skip
         self.decoder = Decoder(channels, hidden, classes, fine=fine, skip=skip)
         self.auxiliary = nn.ModuleList(auxiliary_head(c, classes) for c in self.context.auxiliary)
@@ -96,7 +96,7 @@ class TemporalSegmenter(nn.Module):
         """Return keys and values (B, h, w, reduced) of frames' maps (B, D, h, w) for later frames; None with 0 frames."""
         return None if self.transformer is None else self.transformer.memory(x)
 
-    def look_back(self, x: Tensor, keys: Tensor, values: Tensor, **how: Any) -> Tensor:
+    def look_back(self, x: Tensor, keys: Tensor | None, values: Tensor | None, **how: Any) -> Tensor:
         """Return maps (B, D, h, w) after a look at those before, as `TemporalTransformer` does."""
         return x if self.transformer is None else self.transformer(x, keys, values, **how)
 
@@ -143,12 +143,12 @@ class TemporalSegmenter(nn.Module):
 
 _NAMES = (
     "network", "channels", "hidden", "skip", "detail", "frames", "start", "end", "growth", "radius", "share", "choice",
-    "scale", "heads", "reduction", "norm", "position",
+    "scale", "heads", "reduction", "layer_norm", "position",
 )  # fmt: skip
 
 
 def _check(options: dict[str, Any]) -> None:
-    for name, known in (("network", NETWORKS), ("choice", CHOICES), ("scale", SCALES), ("norm", NORMS)):
+    for name, known in (("network", NETWORKS), ("choice", CHOICES), ("scale", SCALES), ("layer_norm", LAYER_NORMS)):
         given = options[name]
         if given not in known:
             raise OptionError(f"{name} is {given!r}{did_you_mean(given, known)}; expected one of {', '.join(known)}.")

@@ -16,7 +16,7 @@ from tagmask.nets.sparse import chosen_cells, dissimilarity, key_radii, keys_of,
 class TemporalTransformer(nn.Module):
     """Cells of a frame's map that differ from those around them read from the frames before. Starts as the identity.
 
-    Keys, queries and values are made from the map brought to ``reduced`` channels, once a frame. ``norm`` "pre" adds what
+    Keys, queries and values are made from the map brought to ``reduced`` channels, once a frame. ``layer_norm`` "pre" adds what
     was read, then a small network of the sum, to the cell; "post" normalises after each, as in the paper's figure, and
     then the cells that do not ask too.
     """
@@ -35,12 +35,12 @@ class TemporalTransformer(nn.Module):
         share: float,
         choice: str,
         scale: str,
-        norm: str,
+        layer_norm: str,
         position: bool,
     ) -> None:
         super().__init__()
-        self.heads, self.share, self.choice, self.radius, self.scale, self.norm = (
-            heads, share, choice, radius, scale, norm,
+        self.heads, self.share, self.choice, self.radius, self.scale, self.layer_norm = (
+            heads, share, choice, radius, scale, layer_norm,
         )  # fmt: skip
         self.radii = key_radii(frames, start, end, growth)
         self.reduce = nn.Sequential(nn.Linear(channels, reduced), nn.LayerNorm(reduced))
@@ -60,17 +60,22 @@ class TemporalTransformer(nn.Module):
         return self.key(reduced), self.value(reduced)
 
     def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, present: Tensor | None = None, draw: int | None = None
+        self,
+        x: Tensor,
+        keys: Tensor | None,
+        values: Tensor | None,
+        present: Tensor | None = None,
+        draw: int | None = None,
     ) -> Tensor:
         """Return the map (B, D, h, w) after reading from ``keys`` and ``values`` (B, T, h, w, reduced), the oldest first.
 
-        Fewer frames than the network has are the nearest ones. Images none of whose frames is ``present``, bool (B, T),
-        stay as they are. ``draw`` fixes a random choice of cells.
+        Fewer frames than the network has are the nearest ones, None is none. Images none of whose frames is ``present``,
+        bool (B, T), stay as they are. ``draw`` fixes a random choice of cells.
         """
         count, depth, height, width = x.shape
         cells = x.permute(0, 2, 3, 1)  # (B, h, w, D)
         flat = cells.reshape(count, height * width, depth)
-        if not keys.shape[1] or not self.share:
+        if keys is None or values is None or not keys.shape[1] or not self.share:
             return self._unasked(flat).view(cells.shape).permute(0, 3, 1, 2)
         radii = self.radii[len(self.radii) - keys.shape[1] :]
         some = torch.ones(count, dtype=torch.bool, device=x.device)
@@ -99,7 +104,7 @@ class TemporalTransformer(nn.Module):
     def _written(self, asking: Tensor, read: Tensor) -> Tensor:
         """Return cells (B, k, D) after what they read (B, k, reduced)."""
         cells = asking + self.dropout(self.write(read))
-        if self.norm == "post":
+        if self.layer_norm == "post":
             cells = self.norm_read(cells)
             return self.norm_made(cells + self._made(cells))
         return cells + self._made(self.norm_made(cells))
@@ -108,4 +113,4 @@ class TemporalTransformer(nn.Module):
         return self.dropout(self.narrow(functional.relu(self.widen(cells))))
 
     def _unasked(self, cells: Tensor) -> Tensor:
-        return self.norm_made(self.norm_read(cells)) if self.norm == "post" else cells
+        return self.norm_made(self.norm_read(cells)) if self.layer_norm == "post" else cells

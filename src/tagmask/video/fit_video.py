@@ -37,9 +37,7 @@ class Options:
     """Every choice: what it is, and after the semicolon where its value comes from."""
 
     network: str = "pspnet"  # pspnet or bisenet; paper
-    output_stride: int = (
-        16  # pixels a cell of the backbone's last map; source (the papers: 8 for pspnet, 32 for bisenet)
-    )
+    output_stride: int = 16  # pixels a cell of the backbone's last map; source (papers: 8 pspnet, 32 bisenet)
     channels: int = 128  # channels of the map between encoder and decoder, 0: as published (pspnet); source
     hidden: int = 64  # channels inside the decoder; source (paper: 256 with a ResNet-18)
     skip: int = 16  # channels of a finer map that the decoder sees, 0: none, as published; ours
@@ -59,12 +57,10 @@ class Options:
     share: float = 0.5  # share of a frame's cells that ask; paper
     choice: str = "top"  # which: the most dissimilar (top), random or lowest; paper
     radius: int = 5  # cells to each side with which a cell is compared for that; paper
-    scale: str = (
-        "unit"  # of these products: unit (cosine over 0.1), root (over the root of D) or none; ours (paper: none)
-    )
+    scale: str = "unit"  # of these products: unit (cosine over 0.1), root (over root D), none (the paper's); ours
     heads: int = 4  # heads of the attention; ours
     reduction: int = 4  # channels of keys are those of the map over this; paper
-    norm: str = "pre"  # pre, or post as in the paper's figure; ours
+    layer_norm: str = "pre"  # pre, or post as in the paper's figure; ours
     position: bool = False  # learn a bias for each place of a key; ours (paper: none)
     settled: bool = True  # the encoder learns no more while the rest learns to look back; ours (paper: all learns)
     clips: int = 1500  # clips drawn and encoded once for that; about 1 MB each on disk; ours
@@ -76,9 +72,7 @@ class Options:
     objects: int = 3  # objects pasted into a clip, at most; source
     forward: float = 0.012  # growth of what a pseudo-clip shows, a frame; source
     shift: float = 3.0  # pixels by which a pseudo-clip moves, a frame; source
-    extra: bool = (
-        False  # frame: learn on from the same clips as stt does, without looking back, for a fair comparison; ours
-    )
+    extra: bool = False  # frame: learn on from the clips that stt has, without looking back, to compare; source
 
     def __post_init__(self) -> None:
         if len(self.crop) != 2 or min(self.crop) < 32:
@@ -98,7 +92,7 @@ class Options:
 
 ARCHITECTURE = ("network", "channels", "hidden", "skip", "detail")
 ATTENTION = (
-    "frames", "start", "end", "growth", "share", "choice", "radius", "scale", "heads", "reduction", "norm", "position",
+    "frames", "start", "end", "growth", "share", "choice", "radius", "scale", "heads", "reduction", "layer_norm", "position",
 )  # fmt: skip
 
 

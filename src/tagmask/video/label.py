@@ -74,10 +74,8 @@ class FrameLabeller:
     def scores(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits float32 (C, h, w) of the next RGB frame, on the grid of the network."""
         network, encoded = self._encode(frame)
-        x = encoded.map
-        if self._past:
-            keys, values = (torch.stack(parts, dim=1) for parts in zip(*self._past, strict=True))
-            x = network.look_back(x, keys, values, draw=self.number)
+        past: list[Any] = [torch.stack(parts, dim=1) for parts in zip(*self._past, strict=True)] or [None, None]
+        x = network.look_back(encoded.map, *past, draw=self.number)
         scores = network.decode(x, encoded.fine)[0].float().cpu().numpy()
         self._remember(network, encoded.map)
         return scores

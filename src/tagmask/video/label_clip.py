@@ -101,7 +101,7 @@ def _claim(out: Path, clip: Clip, model: Path, how: dict[str, Any]) -> None:
     settings = {
         "clip": str(clip.path.resolve()), "size": list(clip.size),
         "content": fingerprint(clip.pictures[0] if clip.pictures else clip.path),
-        "model": read_json(model / DESCRIPTION)["sha256"], **how,
+        "model": fingerprint(model / DESCRIPTION), **how,
     }  # fmt: skip
     path = out / "options.json"
     if path.exists():
