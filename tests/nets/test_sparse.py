@@ -45,8 +45,10 @@ def test_with_all_cells_and_windows_over_all_it_is_dense_attention(kind, heads):
     _, _, keys, values = drawn(kind=kind)
     everywhere = torch.arange(30).expand(2, -1)
     queries = torch.randn(2, 30, 8, dtype=kind, generator=torch.Generator().manual_seed(1))
-    found = window_attention(queries, everywhere, keys, values, (6, 9, 6), heads=heads)
-    torch.testing.assert_close(found.double(), dense(queries, keys, values, heads), atol=1e-5, rtol=0)
+    for learning in (True, False):
+        with torch.set_grad_enabled(learning):
+            found = window_attention(queries, everywhere, keys, values, (6, 9, 6), heads=heads)
+        torch.testing.assert_close(found.double(), dense(queries, keys, values, heads), atol=1e-5, rtol=0)
 
 
 def test_on_a_larger_grid_too():
@@ -188,9 +190,18 @@ def test_memory_is_bounded_and_parts_change_nothing(monkeypatch):
 
 def test_many_threads_give_the_same(monkeypatch):
     queries, where, keys, values = drawn(count=5)
-    one = window_attention(queries, where, keys, values, (2, 2, 1))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert torch.equal(window_attention(queries, where, keys, values, (2, 2, 1)), one)
+    monkeypatch.setattr(sparse, "LEAST_SHARED", 2)
+    bias = torch.randn(2, keys_of((2, 2, 1)))
+
+    def attend(count):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+        return window_attention(queries, where, keys, values, (2, 2, 1), heads=2, bias=bias)
+
+    one = attend(1)
+    assert torch.equal(attend(3), one)
+    with torch.no_grad():
+        for count in (1, 3, 12):  # of images, or of a part of an image
+            torch.testing.assert_close(attend(count), one, atol=1e-6, rtol=0)
 
 
 def dissimilar_by_loops(maps, radius, scale):

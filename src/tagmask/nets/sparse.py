@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -22,6 +23,7 @@ from tagmask.refine import windows
 SCALES = ("unit", "root", "none")
 CHOICES = ("top", "random", "lowest")
 UNIT_TEMPERATURE = 0.1  # ours
+LEAST_SHARED = 64  # queries a thread has at least  # ours
 AT_ONCE = 2**25  # numbers gathered at a time where nothing is compiled: 128 MiB  # ours
 
 
@@ -116,11 +118,36 @@ def window_attention(
     frames that are not ``present``, bool (B, T), of which each image has one or more. ``bias`` (heads, n) is added to the
     logits. Source: the paper, equation 6.
     """
-    depth = queries.shape[2] // heads
-    scores = window_scores(queries / depth**0.5, where, keys, radii, heads=heads, present=present)  # (B, k, heads, n)
+    queries = queries / (queries.shape[2] // heads) ** 0.5
+    if _compiles(queries) and not torch.is_grad_enabled():
+        return _attention(queries, where, keys, values, np.array(radii), heads, present, bias)
+    scores = window_scores(queries, where, keys, radii, heads=heads, present=present)  # (B, k, heads, n)
     if bias is not None:
         scores = scores + bias
     return window_means(scores.softmax(dim=3), where, values, radii, present=present)
+
+
+def _attention(
+    queries: Tensor,
+    where: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    radii: NDArray[np.int64],
+    heads: int,
+    present: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """`window_attention`, compiled in one piece; threads share the queries."""
+    present = torch.ones(keys.shape[:2], dtype=torch.bool) if present is None else present
+    added = None if bias is None else bias.detach().numpy()
+    images = list(zip(*(x.detach().contiguous().numpy() for x in (queries, where, keys, values, present)), strict=True))
+    parts = min(max(1, torch.get_num_threads() // len(images)), max(1, queries.shape[1] // LEAST_SHARED))
+    pieces = [
+        (q, w, k, v, radii, p, added, heads)
+        for some, places, k, v, p in images
+        for q, w in zip(np.array_split(some, parts), np.array_split(places, parts), strict=True)
+    ]
+    return torch.from_numpy(np.concatenate(_by_threads(windows.attention, pieces))).view(queries.shape)
 
 
 def window_scores(
@@ -248,12 +275,15 @@ class _Means(torch.autograd.Function):
 
 
 def _each_image(function: Callable[..., Any], *batches: Tensor) -> Tensor:
-    """Apply ``function`` to the arrays of each image, by as many threads as torch has, and stack what it returns."""
+    """Apply ``function`` to the arrays of each image, and stack what it returns."""
     images = list(zip(*(batch.detach().contiguous().numpy() for batch in batches), strict=True))
-    threads = min(len(images), torch.get_num_threads())
+    return torch.from_numpy(np.stack(_by_threads(function, images)))
+
+
+def _by_threads(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Return ``function(*job)`` of every job, by as many threads as torch has."""
+    threads = min(len(jobs), torch.get_num_threads())
     if threads < 2:
-        found = [function(*image) for image in images]
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(lambda image: function(*image), images))
-    return torch.from_numpy(found[0][None] if len(found) == 1 else np.stack(found))
+        return [function(*job) for job in jobs]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda job: function(*job), jobs))
