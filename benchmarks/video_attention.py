@@ -3,8 +3,8 @@
     python -m benchmarks.video_attention [--grid 64 128] [--channels 128] [--heads 8] [--frames 7] [--out FILE]
 
 The peer is torch's scaled_dot_product_attention, which is fast and holds no scores: with the same cells asking (what the
-windows save), and with all cells asking (what windows and choice save). Beside it products, softmax and products in plain
-torch, a part of the cells at a time. What the choice of cells (NSM) costs is told apart. All take turns.
+windows save), and with all cells asking (what windows and choice save). What the choice of cells (NSM) costs is told apart.
+All take turns.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from tagmask.files import write_json
 from tagmask.nets.sparse import chosen_cells, dissimilarity, key_radii, keys_of, window_attention
 
 SHARE, RADIUS = 0.5, 5  # paper
-PART = 64  # cells at a time of the plain peer, whose scores are then 117 MB at the paper's grid
 
 
 def main() -> None:
@@ -63,17 +62,11 @@ def against_dense(given: argparse.Namespace) -> dict[str, Any]:
         q, k, v = split(queries)
         return lambda: functional.scaled_dot_product_attention(q, k, v)
 
-    def plain() -> Tensor:
-        q, k, v = split(case["queries"])
-        some = ((part @ k.transpose(2, 3) / q.shape[3] ** 0.5).softmax(dim=3) @ v for part in q.split(PART, dim=2))
-        return torch.cat(list(some), dim=2)
-
     times = _turns(
         {
             "ours": case["attend"],
             "dense_same_cells": dense(case["queries"]),
             "dense_all_cells": dense(case["all"]),
-            "plain_same_cells": plain,
             "choice_of_cells": choose,
         },
         given.rounds,
@@ -85,7 +78,7 @@ def against_dense(given: argparse.Namespace) -> dict[str, Any]:
         **{f"ms_{name}": round(1000 * median(values), 2) for name, values in times.items()},
         **{
             f"ratio_{name}": round(median(t / o for t, o in zip(times[name], times["ours"], strict=True)), 1)
-            for name in ("dense_same_cells", "dense_all_cells", "plain_same_cells")
+            for name in ("dense_same_cells", "dense_all_cells")
         },
     }  # fmt: skip
 

@@ -48,7 +48,7 @@ class Row:
 
 
 # Sized for 2 CPU cores: about a quarter of an hour for the image network, the clips, and some minutes for each row.
-DESK: dict[str, Any] = {"epochs": 60.0, "radius": 2, "clips": 1500, "clip_epochs": 4.0}
+DESK: dict[str, Any] = {"epochs": 60.0, "radius": 2, "clips": 1500, "clip_epochs": 8.0}
 ROWS = {
     "image": Row("frame"),
     "control": Row("frame", {"extra": True}),  # T = 0, with the same further steps

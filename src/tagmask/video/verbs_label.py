@@ -11,7 +11,7 @@ from tagmask.flags import option_flags, training_choice, training_flags
 from tagmask.registry import options_in
 
 Verb = Callable[[str, Callable[[argparse.Namespace], "int | None"], str], argparse.ArgumentParser]
-CUT = 0.5  # as in ``label``, which imports torch
+CUT = 0.35  # as in ``label``, which imports torch
 
 
 def add_verbs(verb: Verb) -> None:
