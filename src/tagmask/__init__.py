@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tagmask.registry import methods
     from tagmask.runs import Run, load_run, run
     from tagmask.saliency_network import fit_saliency
-
     from tagmask.video.fit_video import fit_video
     from tagmask.video.label import load_labeller
 

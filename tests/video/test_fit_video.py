@@ -13,7 +13,7 @@ import tagmask
 from tagmask.cli import main
 from tagmask.errors import DataError, OptionError, RunError
 from tagmask.nets.storage import load_network
-from tagmask.registry import options_of
+from tagmask.registry import options_in
 from tagmask.video import fit_video as module
 from tagmask.video import learn
 from tagmask.video.fit_video import Options, fit_video
@@ -38,7 +38,12 @@ def shared(tmp_path_factory):
     return tmp_path_factory.mktemp("store")
 
 
-@pytest.mark.parametrize("changes", [{}, {"method": "frame"}, {"method": "frame", "extra": True}, {"settled": False}])
+MIXED = {"precision": "bf16-mixed", "position": True, "layer_norm": "post", "network": "bisenet"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"method": "frame"}, {"method": "frame", "extra": True}, {"settled": False}, MIXED]
+)
 def test_it_runs_repeats_itself_and_can_be_used(toy, tmp_path, changes):
     first = go(toy, tmp_path / "first", **changes)
     assert 0 <= first.metrics["val"]["miou"] <= 1
@@ -52,7 +57,7 @@ def test_it_runs_repeats_itself_and_can_be_used(toy, tmp_path, changes):
     names = [stage["name"] for stage in resumed.metrics["stages"]]
     wanted = ["labels", "image", *([] if changes == {"method": "frame"} else ["movers", "labeller"])]
     assert [name for name in names if name != "clips"] == wanted
-    assert ("clips" in names) == (changes in ({}, {"method": "frame", "extra": True}))
+    assert ("clips" in names) == (changes in ({}, {"method": "frame", "extra": True}, MIXED))
     stream = tagmask.load_labeller(tmp_path / "first")
     assert stream.reach == (0 if "method" in changes else 2)
     assert stream.step(np.zeros((40, 50, 3), np.uint8)).shape == (40, 50)
@@ -133,7 +138,7 @@ def test_every_option_reaches_its_stage(toy, tmp_path, monkeypatch):
 
 
 def test_all_options_are_told_and_their_source(capsys):
-    for name, _, what in options_of(module.Path(module.__file__)):
+    for name, _, what in options_in(module.Path(module.__file__).read_text()):
         assert ";" in what, name
     with pytest.raises(SystemExit):
         main(["fit-video", "--help"])

@@ -221,7 +221,7 @@ def test_masks_have_the_names_of_their_frames_and_the_labels_of_the_stream(run_f
 def test_another_clip_network_or_way_is_refused(run_folder, clip_folder, tmp_path):
     out = tmp_path / "out"
     label_clip(clip_folder, run_folder, out, device="cpu", draw=False, quiet=True)
-    with pytest.raises(RunError, match=r"made with another cut \(0.5, now 1.0\)"):
+    with pytest.raises(RunError, match=r"made with another cut \(0.35, now 1.0\)"):
         label_clip(clip_folder, run_folder, out, device="cpu", cut=1.0, quiet=True)
     save_network(network(share=1.0), tmp_path / "run2", extra={"classes": list("abcde"), "longest": 0})
     with pytest.raises(RunError, match="another model"):

@@ -118,6 +118,8 @@ def window_attention(
     frames that are not ``present``, bool (B, T), of which each image has one or more. ``bias`` (heads, n) is added to the
     logits. Source: the paper, equation 6.
     """
+    kind = torch.promote_types(queries.dtype, torch.float32)  # half precision is for layers, not for sums of many terms
+    queries, keys, values = (x.to(kind) for x in (queries, keys, values))
     queries = queries / (queries.shape[2] // heads) ** 0.5
     if _compiles(queries) and not torch.is_grad_enabled():
         return _attention(queries, where, keys, values, np.array(radii), heads, present, bias)

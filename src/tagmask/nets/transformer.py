@@ -91,7 +91,7 @@ class TemporalTransformer(nn.Module):
         )
         told = self._written(asking, read)
         others = self._unasked(flat)
-        told = torch.where(some[:, None, None], told, others.gather(dim=1, index=place))
+        told = torch.where(some[:, None, None], told, others.gather(dim=1, index=place)).to(others.dtype)
         return others.scatter(dim=1, index=place, src=told).view(cells.shape).permute(0, 3, 1, 2)
 
     def _where(self, cells: Tensor, draw: int | None) -> Tensor:
