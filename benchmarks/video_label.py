@@ -147,6 +147,7 @@ def measure(given: argparse.Namespace, data: Dataset, clip: Clip, name: str, see
     out = folder / f"{row.method}-{'-'.join(f'{key}-{value}' for key, value in row.options.items()) or 'plain'}-{seed}"
     backbone = tagmask.Backbone(given.backbone, weights=str(given.weights), freeze=given.freeze)
     command = f"python -m benchmarks.video_label --data DIR --weights FILE --rows {name!r} --seeds {seed}"
+    command += f" --set {' '.join(given.set)}" if given.set else ""
     done = tagmask.fit_video(
         data, out, method=row.method, backbone=backbone, store=folder / "store", seed=seed, command=command, **options
     )
