@@ -54,11 +54,12 @@ def test_learns(tmp_path):
     assert np.mean([p["loss"] for p in curve[-20:]]) < 0.6 * curve[0]["loss"]
 
 
+@pytest.mark.parametrize("adam", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("stop", [1, 7, 19])
-def test_a_run_cut_short_ends_with_the_same_bytes(tmp_path, stop, accumulate):
+def test_a_run_cut_short_ends_with_the_same_bytes(tmp_path, stop, accumulate, adam):
     schedule = Schedule(epochs=8, batch=4, rate=0.02, accumulate=accumulate)
-    whole = fit(network(), Noise(), squares, schedule, seed=5, job=job(tmp_path / "whole"))
+    whole = fit(network(), Noise(), squares, schedule, seed=5, job=job(tmp_path / "whole"), adam=adam)
     calls = 0
 
     def power_cut(net, x, y):
@@ -70,8 +71,8 @@ def test_a_run_cut_short_ends_with_the_same_bytes(tmp_path, stop, accumulate):
 
     cut = job(tmp_path / "cut")
     with pytest.raises(KeyboardInterrupt):
-        fit(network(), Noise(), power_cut, schedule, seed=5, job=cut)
-    resumed = fit(network(), Noise(), squares, schedule, seed=5, job=cut)
+        fit(network(), Noise(), power_cut, schedule, seed=5, job=cut, adam=adam)
+    resumed = fit(network(), Noise(), squares, schedule, seed=5, job=cut, adam=adam)
     assert state(resumed) == state(whole)
     points = [json.loads(line)["step"] for line in (cut.folder / "curve.jsonl").read_text().splitlines()]
     assert points == sorted(set(points))
@@ -100,6 +101,16 @@ def test_what_has_no_gradient_is_noted_and_not_minimised(tmp_path):
     assert state(noted) == state(plain)
     curve = [json.loads(line) for line in (tmp_path / "noted" / "curve.jsonl").read_text().splitlines()]
     assert all(point["seen"] == 0.25 and point["loss"] == point["squares"] for point in curve)
+
+
+def test_adam_takes_steps_of_the_rate_whatever_the_gradient(tmp_path):
+    before = state(network())
+    schedule = Schedule(epochs=1, batch=1, rate=0.01, steps=1, head_rate=3.0, weight_decay=0.0)
+    fit(network(), Noise(), squares, schedule, seed=0, job=job(tmp_path / "a"), adam=True)
+    trained = fit(network(), Noise(), squares, schedule, seed=0, job=job(tmp_path / "b"), adam=True)
+    for name, rate in (("trunk.weight", 0.01), ("head.1.weight", 0.03)):
+        moved = np.abs(np.frombuffer(state(trained)[name], np.float32) - np.frombuffer(before[name], np.float32))
+        assert moved.max() == pytest.approx(rate, rel=1e-3)
 
 
 def test_no_finished_epoch_is_computed_twice(tmp_path):

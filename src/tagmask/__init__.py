@@ -16,17 +16,21 @@ if TYPE_CHECKING:
     from tagmask.registry import methods
     from tagmask.runs import Run, load_run, run
     from tagmask.saliency_network import fit_saliency
+    from tagmask.video.fit_tracker import fit_tracker
     from tagmask.video.fit_video import fit_video
     from tagmask.video.label import load_labeller
+    from tagmask.video.track import load_tracker
 
 __all__ = [
     "Backbone",
     "Run",
     "fit_saliency",
+    "fit_tracker",
     "fit_video",
     "load_data",
     "load_labeller",
     "load_run",
+    "load_tracker",
     "make_toy",
     "methods",
     "run",
@@ -37,10 +41,12 @@ _HOME = {
     "Backbone": "tagmask.nets.backbones",
     "Run": "tagmask.runs",
     "fit_saliency": "tagmask.saliency_network",
+    "fit_tracker": "tagmask.video.fit_tracker",
     "fit_video": "tagmask.video.fit_video",
     "load_data": "tagmask.data",
     "load_labeller": "tagmask.video.label",
     "load_run": "tagmask.runs",
+    "load_tracker": "tagmask.video.track",
     "make_toy": "tagmask.data",
     "methods": "tagmask.registry",
     "run": "tagmask.runs",

@@ -11,10 +11,13 @@ from typing import Any, Protocol
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from tagmask.files import read_json, whole, write_json
 from tagmask.work import Job
+
+# What optimizers keep of each parameter, and its name in our files: SGD's, then Adam's.
+KEPT = {"momentum_buffer": "momentum", "exp_avg": "first", "exp_avg_sq": "second", "step": "steps"}
 
 
 class Memory(Protocol):
@@ -35,15 +38,15 @@ class Memory(Protocol):
 def checkpoint(
     folder: Path, network: nn.Module, optimizer: Any, memory: Memory | None, step: int, cost: Mapping[str, float]
 ) -> None:
-    """Write network, momentum and position as one safetensors file, atomically; the memory of that step before it."""
+    """Write network, optimizer and position as one safetensors file, atomically; the memory of that step before it."""
     if memory is not None:
         with whole(folder / f"memory-{step}") as temporary:
             memory.save(temporary)
     tensors = {f"network.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
-        buffer = state.get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{index}"] = buffer.detach().cpu().contiguous()
+        for name, kept in KEPT.items():
+            if state.get(name) is not None:
+                tensors[f"{kept}.{index}"] = state[name].detach().cpu().contiguous()
     with whole(folder / "checkpoint.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"step": str(step)})
     for old in folder.glob("memory-*"):  # no checkpoint names these any more
@@ -63,11 +66,7 @@ def restore(job: Job, network: nn.Module, optimizer: torch.optim.Optimizer, memo
         tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
     network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")})
     state = optimizer.state_dict()
-    state["state"] = {
-        int(name.removeprefix("momentum.")): {"momentum_buffer": tensor}
-        for name, tensor in tensors.items()
-        if name.startswith("momentum.")
-    }
+    state["state"] = _optimizer_state(tensors)
     optimizer.load_state_dict(state)
     if memory is not None:
         memory.restore(folder / f"memory-{step}")
@@ -78,6 +77,17 @@ def restore(job: Job, network: nn.Module, optimizer: torch.optim.Optimizer, memo
     spent = read_json(folder / "spent.json")
     job.waited += spent["waited"]
     return step, float(spent["seconds"])
+
+
+def _optimizer_state(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return what a checkpoint holds of the optimizer, by the number of the parameter."""
+    names = {kept: name for name, kept in KEPT.items()}
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kept, _, index = name.partition(".")
+        if kept in names:
+            state.setdefault(int(index), {})[names[kept]] = tensor
+    return state
 
 
 def _step_of(line: str) -> float:

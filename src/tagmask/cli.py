@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tagmask.errors import OptionError, RunError, TagmaskError
-from tagmask.flags import data_choice, data_flags, run_flags, saliency_flags, training_choice
+from tagmask.flags import data_choice, data_flags, run_flags, saliency_flags, training_choice, verified_data
 from tagmask.registry import find_method, methods
 
 if TYPE_CHECKING:
     from tagmask.types import Dataset
 
-MOST_SAID = 10  # lines about odd data before a run; `check` has all
 HINT = "`tagmask VERB --help` explains every flag."
 
 
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     from tagmask import __doc__ as summary
-    from tagmask.video import verbs_evaluate, verbs_label
+    from tagmask.video import verbs_evaluate, verbs_label, verbs_track
 
     parser = _Parser(prog="tagmask", description=(summary or "").partition("\n")[0], epilog=HINT)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
@@ -103,6 +102,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     export.add_argument("--rle", action="store_true", help="coco: exact run-length masks instead of polygons")
     verbs_evaluate.add_verbs(verb)
     verbs_label.add_verbs(verb)
+    verbs_track.add_verbs(verb)
     return parser
 
 
@@ -149,25 +149,13 @@ def _load(given: argparse.Namespace) -> Dataset:
     return load_data(given.data, **data_choice(given))
 
 
-def _verified(given: argparse.Namespace, out: Path) -> tuple[Dataset, list[str]]:
-    """Load the data without what cannot be decoded; return it with what is odd, which is said too."""
-    from tagmask.data import load_verified
-
-    data, problems = load_verified(given.data, (given.store or out / ".store") / "verified", **data_choice(given))
-    odd = [f"{problem.where}: {problem.message} ({problem.effect})" for problem in problems]
-    if odd and not given.quiet:
-        print("\n".join(odd[:MOST_SAID]), file=sys.stderr)
-        print(f"{len(odd)} oddities in the data; `tagmask check {given.data}` says more.", file=sys.stderr)
-    return data, odd
-
-
 def _run(given: argparse.Namespace) -> None:
     from tagmask.nets.backbones import Backbone
     from tagmask.runs import claim, run
 
     out = given.out or Path("runs") / f"{given.method}-{given.data.resolve().stem}"
     claim(out, given.method)
-    data, odd = _verified(given, out)
+    data, odd = verified_data(given, out)
     chosen = training_choice(given)
     done = run(
         given.method, data, out, backbone=Backbone(**chosen.pop("backbone")), looking=given.looking,
@@ -182,7 +170,7 @@ def _fit_saliency(given: argparse.Namespace) -> None:
     from tagmask.saliency_network import METHOD, fit_saliency
 
     claim(given.out, METHOD)
-    data, _ = _verified(given, given.out)
+    data, _ = verified_data(given, given.out)
     chosen = training_choice(given)
     fitted = fit_saliency(
         data, given.out, boxes=given.boxes, backbone=Backbone(**chosen.pop("backbone")),

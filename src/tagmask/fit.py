@@ -30,6 +30,7 @@ from tagmask.work import Job
 
 Loss = Callable[..., Mapping[str, Tensor]]
 CHECKPOINT_EVERY = 300.0  # seconds that a kill may cost at most  # ours
+ADAM_SECOND = 0.999  # decay of Adam's second moment; paper (Kingma and Ba)
 MOST_READERS = 8  # processes that read images for a GPU  # ours
 CURVE_POINTS = 200  # points kept of every training curve  # ours
 
@@ -46,7 +47,7 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to learn: SGD, with ``steps`` (or else ``epochs``) batches of ``batch`` examples."""
+    """How long and how fast to learn: ``steps`` (or else ``epochs``) batches of ``batch`` examples, by SGD unless told."""
 
     epochs: float
     batch: int
@@ -117,6 +118,7 @@ def fit(
     job: Job,
     memory: Memory | None = None,
     until: float = 1.0,
+    adam: bool = False,
 ) -> Network:
     """Train ``network`` and return it in evaluation mode, on the CPU or the job's device.
 
@@ -124,7 +126,8 @@ def fit(
     noted in the curve. With ``until`` below 1 the training ends after that share of its steps, and the network is what it
     is there on the way of the whole training. Checkpoints go to ``job.folder`` once an epoch (at least ten times,
     and every five minutes); a call that finds one there goes on from it. For a GPU, other processes read the images.
-    What the loss itself remembers from step to step is its ``memory``, and goes with the checkpoints.
+    What the loss itself remembers from step to step is its ``memory``, and goes with the checkpoints. ``adam`` learns by
+    AdamW in place of SGD; the schedule's momentum is then that of its first moment.
     """
     fabric = Fabric(
         accelerator="cuda" if job.device.startswith("cuda") else job.device,
@@ -135,9 +138,7 @@ def fit(
     stop = max(1, math.ceil(until * steps))
     torch.manual_seed(seed)
     network.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        _groups(network, schedule), lr=schedule.rate, momentum=schedule.momentum, nesterov=schedule.nesterov
-    )
+    optimizer = _optimizer(network, schedule, adam)
     start, spent = restore(job, network, optimizer, memory)
     objective, optimizer = fabric.setup(Objective(network, loss), optimizer)
     objective.train()
@@ -171,8 +172,15 @@ def fit(
     return network.eval()
 
 
+def _optimizer(network: nn.Module, schedule: Schedule, adam: bool) -> torch.optim.Optimizer:
+    groups = _groups(network, schedule)
+    if adam:
+        return torch.optim.AdamW(groups, lr=schedule.rate, betas=(schedule.momentum, ADAM_SECOND))
+    return torch.optim.SGD(groups, lr=schedule.rate, momentum=schedule.momentum, nesterov=schedule.nesterov)
+
+
 def _groups(network: nn.Module, schedule: Schedule) -> list[dict[str, Any]]:
-    """Return SGD's parameter groups: heads learn faster, biases and normalisation do not decay."""
+    """Return the optimizer's parameter groups: heads learn faster, biases and normalisation do not decay."""
     groups = []
     for group in parameter_groups(network):
         head, bias = "head" in group["name"], "bias" in group["name"]

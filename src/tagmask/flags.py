@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import ast
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tagmask.registry import Method, find_method, options_in
+
+if TYPE_CHECKING:
+    from tagmask.types import Dataset
+
+MOST_SAID = 10  # lines about odd data before a run; `check` has all
 
 
 def data_flags(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +35,18 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
 def data_choice(given: argparse.Namespace) -> dict[str, Any]:
     """What the flags of ``data_flags`` chose."""
     return {name: getattr(given, name) for name in ("train_split", "val_split", "novel", "limit")}
+
+
+def verified_data(given: argparse.Namespace, out: Path) -> tuple[Dataset, list[str]]:
+    """Load the data without what cannot be decoded; return it with what is odd, which is said too."""
+    from tagmask.data import load_verified
+
+    data, problems = load_verified(given.data, (given.store or out / ".store") / "verified", **data_choice(given))
+    odd = [f"{problem.where}: {problem.message} ({problem.effect})" for problem in problems]
+    if odd and not given.quiet:
+        print("\n".join(odd[:MOST_SAID]), file=sys.stderr)
+        print(f"{len(odd)} oddities in the data; `tagmask check {given.data}` says more.", file=sys.stderr)
+    return data, odd
 
 
 def run_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:

@@ -82,7 +82,7 @@ def truncate(path):
         (lambda f: (f / "model.json").write_text("{"), r"model\.json"),
         (lambda f: (f / "model.json").write_text("[]"), "not the description"),
         (lambda f: edit(f, format=2), "format 2, this version reads 1"),
-        (lambda f: edit(f, kind="tracker"), "not the description"),
+        (lambda f: edit(f, kind="traker"), "not the description"),
         (lambda f: edit(f, classes=5), "cannot be rebuilt"),
         (lambda f: edit(f, options={"widht": 8}), "cannot be rebuilt"),
         (lambda f: edit(f, backbone={"name": "resnet5"}), "cannot be rebuilt"),

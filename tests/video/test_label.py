@@ -226,7 +226,7 @@ def test_another_clip_network_or_way_is_refused(run_folder, clip_folder, tmp_pat
     save_network(network(share=1.0), tmp_path / "run2", extra={"classes": list("abcde"), "longest": 0})
     with pytest.raises(RunError, match="another model"):
         label_clip(clip_folder, tmp_path / "run2", out, device="cpu", quiet=True)
-    with pytest.raises(RunError, match="holds no labels of a clip"):
+    with pytest.raises(RunError, match="holds no masks of a clip"):
         label_clip(clip_folder, run_folder, clip_folder, device="cpu", quiet=True)
 
 

@@ -27,6 +27,7 @@ from tagmask.nets.relation import RelationNet
 from tagmask.nets.seam import SeamClassifier
 from tagmask.nets.segmenter import Segmenter, build_segmenter
 from tagmask.nets.temporal import TemporalSegmenter
+from tagmask.nets.tracker import TrackerNet
 
 FORMAT = 1
 DESCRIPTION, NUMBERS = "model.json", "model.safetensors"
@@ -40,6 +41,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "multi-dilated": MultiDilated,
     "prior": PriorNet,
     "relation": RelationNet,
+    "tracker": TrackerNet,
     "region": RegionNet,
     "fickle": FickleNet,
     "temporal": TemporalSegmenter,

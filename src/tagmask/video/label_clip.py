@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tagmask.data.pixels import fingerprint, read_mask, write_mask
+from tagmask.data.pixels import read_mask, write_mask
 from tagmask.data.tags import is_background
 from tagmask.data.video import Clip, ClipWriter, Frame, open_clip
-from tagmask.errors import RunError
-from tagmask.files import read_json, whole, write_json
-from tagmask.nets.storage import DESCRIPTION
+from tagmask.files import whole
 from tagmask.progress import Narrator
 from tagmask.runs import choose_device
 from tagmask.types import UNKNOWN
+from tagmask.video.clip_folder import claim_clip, frame_names
 from tagmask.video.label import CUT, FrameLabeller, load_labeller
 from tagmask.video.overlay import overlay
 
@@ -44,7 +42,7 @@ def label_clip(
     """
     opened, out = open_clip(Path(clip)), Path(out)
     labeller = load_labeller(model, device=choose_device(device), longest=longest, cut=cut, looking=looking)
-    _claim(out, opened, Path(model), {"longest": labeller.longest, "cut": cut, "looking": looking})
+    claim_clip(out, opened, Path(model), {"longest": labeller.longest, "cut": cut, "looking": looking})
     ground = 0 if is_background(labeller.classes[0]) else None
     narrator, done = Narrator(quiet=quiet), 0
     with (
@@ -57,17 +55,6 @@ def label_clip(
             done += 1
             counter.advance()
     return done
-
-
-def frame_names(clip: Clip) -> Iterator[str]:
-    """Yield the name of each frame's mask: that of its picture, or its number."""
-    if clip.pictures:
-        yield from (picture.stem for picture in clip.pictures)
-        return
-    number = 0
-    while True:
-        yield f"{number:06d}"
-        number += 1
 
 
 def _labels(clip: Clip, labeller: FrameLabeller, masks: Path) -> Iterator[tuple[Frame, NDArray[np.uint8]]]:
@@ -94,25 +81,3 @@ def _with_end(clip: Clip) -> Iterator[str]:
     """Yield the names of the frames' masks, and a name that no mask has."""
     yield from frame_names(clip)
     yield "/"
-
-
-def _claim(out: Path, clip: Clip, model: Path, how: dict[str, Any]) -> None:
-    """Refuse a folder that holds labels of another clip, by another network or made in another way; else say what it holds."""
-    settings = {
-        "clip": str(clip.path.resolve()), "size": list(clip.size),
-        "content": fingerprint(clip.pictures[0] if clip.pictures else clip.path),
-        "model": fingerprint(model / DESCRIPTION), **how,
-    }  # fmt: skip
-    path = out / "options.json"
-    if path.exists():
-        before = read_json(path)
-        other = [name for name, value in settings.items() if before.get(name) != value]
-        if other:
-            raise RunError(
-                f"{out}: holds labels made with another {other[0]} ({before.get(other[0])}, now {settings[other[0]]}); "
-                "choose another folder for --out."
-            )
-        return
-    if out.exists() and any(out.iterdir()):
-        raise RunError(f"{out}: is not empty and holds no labels of a clip; choose another folder for --out.")
-    write_json(path, settings)
