@@ -1,6 +1,7 @@
-"""Measure following objects: train every row of the ablation on photos with masks, run it on clips with masks, score J and F.
+r"""Measure following objects: train every row of the ablation on photos with masks, run it on clips with masks, score J and F.
 
-    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.video_follow --photos DIR --clips DIR --weights FILE [--rows base all] [--seeds 0] [--runs local]
+    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.video_follow --photos DIR --clips DIR --weights FILE \
+        [--rows base all] [--seeds 0 1] [--runs local]
 
 A row that is finished is kept, an unfinished one goes on where it stopped. docs/results-video.json gets a row for each.
 """

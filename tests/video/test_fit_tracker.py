@@ -114,7 +114,8 @@ def test_mixed_precision_learns_too(toy, tmp_path):
 
 
 CHOICES = {
-    "size": (64, 64), "stride": 16, "embed": 12, "width": 16, "isometric": False, "eps": 0.5, "local": 2, "centre": False,
+    "size": (64, 64), "stride": 16, "embed": 12, "width": 16, "isometric": False, "eps": 0.5, "gain": 3.0,
+    "local": 2, "centre": False,
     "select": "rank", "keep": 5, "previous": False,
 }  # fmt: skip
 
@@ -215,6 +216,7 @@ def test_from_photos_to_clips_by_the_command_line(toy_folder, clips, tmp_path, c
         ({"rate": -1.0}, "rate is -1"),
         ({"eps": -0.5}, "eps is -0.5"),
         ({"local": -1}, "local is -1"),
+        ({"gain": 0.5}, "gain is 0.5"),
         ({"pair": 1.5}, "pair is 1.5"),
         ({"motion": -0.1}, "motion is -0.1"),
         ({"select": "best"}, "select is 'best'"),

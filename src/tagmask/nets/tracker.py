@@ -32,7 +32,6 @@ from tagmask.video.matching import (
 FINE = 4  # pixels a cell of the masks that it gives; source
 TEMPLATE = 16  # pixels a row of the template; source: 405 rows at 240x432
 DEEPEST = 3  # maps of the trunk that the embedding is made from; source
-MOST_GAIN = 20.0  # how far a weak direction of a template is amplified at most; source
 RANK_WEIGHT = 0.2  # of the learned part of a row's rank; author code (RANet)
 SHARPNESS = 20.0  # of the softmax over the window at the start of training; source
 SKIP = 16  # channels that the decoder takes of the trunk's map at stride 4; source
@@ -67,10 +66,10 @@ class TrackerNet(nn.Module):
     """Templates, correlations, and a decoder of ``width`` channels that gives one logit a cell of 4 pixels.
 
     Frames are matched on cells of ``stride`` pixels, by embeddings of ``embed`` channels, with a template of N rows, one
-    for each 16x16 pixels of ``size``. The modules: ``isometric`` bounds the template's singular values (``eps``); ``local``
-    is the radius of the window on the frame before, in cells (0: none); ``centre`` lets pixels point to their object's
-    centre; ``select`` "rank" hands on only the ``keep`` best maps of object and background; ``previous`` is whether the
-    decoder sees the mask before. ``slow`` parts are the trunk alone.
+    for each 16x16 pixels of ``size``. The modules: ``isometric`` bounds the template's singular values (``eps``; ``gain``
+    is how far a weak direction is amplified at most); ``local`` is the radius of the window on the frame before, in cells
+    (0: none); ``centre`` lets pixels point to their object's centre; ``select`` "rank" hands on only the ``keep`` best maps
+    of object and background; ``previous`` is whether the decoder sees the mask before.
     """
 
     def __init__(
@@ -82,6 +81,7 @@ class TrackerNet(nn.Module):
         width: int = 32,
         isometric: bool = True,
         eps: float = 0.0,
+        gain: float = 20.0,
         local: int = 4,
         centre: bool = True,
         select: str = "none",
@@ -93,13 +93,13 @@ class TrackerNet(nn.Module):
         self.trunk = trunk
         self.size = (int(size[0]), int(size[1]))
         self.grid = (self.size[0] // TEMPLATE, self.size[1] // TEMPLATE)
-        self.stride, self.isometric, self.eps, self.local = stride, isometric, eps, local
+        self.stride, self.isometric, self.eps, self.gain, self.local = stride, isometric, eps, gain, local
         self.centre, self.select, self.previous = centre, select, previous
         self.rows = self.grid[0] * self.grid[1]
         self.keep = min(keep, self.rows)
         self.options = {
             "size": list(self.size), "stride": stride, "embed": embed, "width": width, "isometric": isometric, "eps": eps,
-            "local": local, "centre": centre, "select": select, "keep": keep, "previous": previous,
+            "gain": gain, "local": local, "centre": centre, "select": select, "keep": keep, "previous": previous,
         }  # fmt: skip
         strides = _strides(trunk)
         self.taps = nn.ModuleList(block(count, width, kernel=1) for count in trunk.channels[-DEEPEST:])
@@ -138,7 +138,7 @@ class TrackerNet(nn.Module):
         cells = functional.adaptive_avg_pool2d(embedding, self.grid)
         rows = functional.normalize(cells.flatten(start_dim=2).mT, dim=2)  # (K, N, C)
         if self.isometric:
-            rows = isometric(rows, eps=self.eps, most=MOST_GAIN)
+            rows = isometric(rows, eps=self.eps, most=self.gain)
         return Template(rows, *row_weights(objects, ground, self.grid))
 
     def pointing(self, seen: Seen) -> Tensor:

@@ -49,6 +49,7 @@ class Options:
     width: int = 32  # channels of the decoder; source
     isometric: bool = True  # bound the singular values of the template, once a clip; source
     eps: float = 0.0  # how far they stay apart: between 1 / (1 + eps) and 1 + eps; ours (source: not published)
+    gain: float = 20.0  # how far a weak direction of the template is amplified at most, 1e9: as far as it takes; source
     local: int = 4  # cells that the local correlation reaches into the frame before, 0: none; source
     centre: bool = True  # let pixels point to the centre of their object; source
     select: str = "none"  # none: read all rows of the template; rank: the best ones, by ranking attention; source
@@ -71,12 +72,27 @@ class Options:
         for name in ("head_rate", "eps", "local"):
             if getattr(self, name) < 0:
                 raise OptionError(f"{name} is {getattr(self, name)}; expected no negative number.")
+        if self.gain < 1:
+            raise OptionError(f"gain is {self.gain}; expected 1 or more (20 caps weak directions, 1e9 caps none).")
         for name in ("pair", "motion"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} is {getattr(self, name)}; expected a number from 0 to 1.")
 
 
-SHAPE = ("size", "stride", "embed", "width", "isometric", "eps", "local", "centre", "select", "keep", "previous")
+SHAPE = (
+    "size",
+    "stride",
+    "embed",
+    "width",
+    "isometric",
+    "eps",
+    "gain",
+    "local",
+    "centre",
+    "select",
+    "keep",
+    "previous",
+)
 
 
 def fit_tracker(
