@@ -223,6 +223,7 @@ DESK = {
     "dsrg": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}),
     "ficklenet": Row("ficklenet", DESK_FICKLE),
     "mcof": Row("mcof", DESK_MCOF),
+    "mcof, one round": Row("mcof", {**DESK_MCOF, "rounds": 1}),
     "nsrom": Row("nsrom", DESK_NSROM),
     "guided_labelling": Row("guided_labelling", DESK_GUIDED),
     "guided_labelling, seeds alone": Row("guided_labelling", {**DESK_GUIDED, "guide": "seeds"}),
