@@ -22,8 +22,10 @@ from torch.nn import functional
 from tagmask.activate import multi_scale_cam
 from tagmask.ahead import computed
 from tagmask.data.toy import draw_scene
+from tagmask.fickle import fickle_maps
 from tagmask.nets.backbones import Backbone, build_backbone
 from tagmask.nets.classifier import Classifier
+from tagmask.nets.fickle import FickleNet
 from tagmask.nets.segmenter import build_segmenter
 from tagmask.refine.crf import FAST_CRF, PSA_CRF, SEC_TRAIN_CRF, mean_field
 from tagmask.refine.exact import mean_field_exact
@@ -247,6 +249,21 @@ def training_crf(photos: Path | None) -> Iterator[Case]:
     )  # fmt: skip
 
 
+def looks(photos: Path | None) -> Iterator[Case]:
+    """FickleNet's 200 looks at a photo beside one: the trunk sees it once, and a look is a sum over kept places."""
+    (image,) = pictures(photos, 1, (257, 257))
+    photo = Photo("photo", image, (1, 5))
+    for name, stride, kernel in (("mobilenetv2_100", 16, 5), ("mobilenetv2_100", 8, 9), ("resnet50", 8, 9)):
+        torch.manual_seed(0)
+        trunk = build_backbone(Backbone(name, weights="none", output_stride=stride))
+        network = FickleNet(trunk, classes=20, kernel=kernel).eval()
+        yield Case(
+            "FickleNet, 200 looks", f"257x257, 2 tags, {name} at stride {stride}, windows of {kernel}", "one CAM of the same network",
+            partial(fickle_maps, network, photo, size=257, looks=200), partial(fickle_maps, network, photo, size=257, looks=0),
+            weigh=False, note="not the same result: a ratio above 0.33 is less than three times the price of one CAM",
+        )  # fmt: skip
+
+
 def superpixels(photos: Path | None) -> Iterator[Case]:
     """OpenCV's superpixels, as we call them, against scikit-image's."""
     from skimage import segmentation
@@ -270,5 +287,6 @@ CASES = {
     "walk": walking,
     "cam": activation,
     "training": training_crf,
+    "looks": looks,
     "superpixels": superpixels,
 }
