@@ -258,7 +258,8 @@ def looks(photos: Path | None) -> Iterator[Case]:
         trunk = build_backbone(Backbone(name, weights="none", output_stride=stride))
         network = FickleNet(trunk, classes=20, kernel=kernel).eval()
         yield Case(
-            "FickleNet, 200 looks", f"257x257, 2 tags, {name} at stride {stride}, windows of {kernel}", "one CAM of the same network",
+            "FickleNet, 200 looks", f"257x257, 2 tags, {name} at stride {stride}, windows of {kernel}",
+            "one CAM of the same network",
             partial(fickle_maps, network, photo, size=257, looks=200), partial(fickle_maps, network, photo, size=257, looks=0),
             weigh=False, note="not the same result: a ratio above 0.33 is less than three times the price of one CAM",
         )  # fmt: skip

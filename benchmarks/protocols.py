@@ -221,6 +221,7 @@ DESK = {
     "builtin_prior, without the mask": Row("builtin_prior", {**DESK_PRIOR, "loss": "weak"}),
     "builtin_prior, deepest stage alone": Row("builtin_prior", {**DESK_PRIOR, "fuse": False}),
     "dsrg": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}),
+    "dsrg, learned saliency": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}, NOVEL[0], "learned"),
     "ficklenet": Row("ficklenet", DESK_FICKLE),
     "mcof": Row("mcof", DESK_MCOF),
     "mcof, one round": Row("mcof", {**DESK_MCOF, "rounds": 1}),
