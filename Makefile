@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help setup demo test test-slow lint results bench clean
+.PHONY: help setup demo test test-slow lint results results-video bench clean
 
 help:           ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,11 @@ lint: setup     ## style and types
 
 results: setup  ## measure on real photos: make results DATA=DIR WEIGHTS=FILE (see docs/results.md)
 	$(BIN)/python -m benchmarks.results --data "$(DATA)" --weights "$(WEIGHTS)" $(RESULTS)
+
+results-video: setup  ## measure on clips: make results-video DATA=PHOTOS CLIPS=DIR DRIVE=DIR WEIGHTS=FILE (see docs/results-video.md)
+	$(if $(CLIPS),OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.video_follow --photos "$(DATA)" --clips "$(CLIPS)" --weights "$(WEIGHTS)" $(RESULTS))
+	$(if $(DRIVE),OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.video_label --data "$(DRIVE)" --weights "$(WEIGHTS)" $(RESULTS))
+	$(BIN)/python -m benchmarks.results_video
 
 bench: setup    ## measure the kernels beside their peers (see docs/speed.md): make bench [PHOTOS=DIR] [DATA=DIR WEIGHTS=FILE]
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'

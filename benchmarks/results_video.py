@@ -1,0 +1,97 @@
+"""Write docs/results-video.md from docs/results-video.json, after gathering what `benchmarks.video_label` left.
+
+    python -m benchmarks.results_video [--runs local]
+
+Rows of followed objects are there already: `benchmarks.video_follow` writes them. Every number is read from files of runs;
+the intervals are computed here, by the bootstrap of `tagmask.video.bootstrap`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import video_follow, video_label
+from jinja2 import Environment, FileSystemLoader
+
+from tagmask.files import read_json, write_json
+from tagmask.video.bootstrap import Interval, paired
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ROOT / "docs" / "results-video.json"
+# What each row of followed objects is compared with: the row that lacks one module.
+AGAINST = {
+    "flow": "copy of the first mask", "base": "flow", "+LC": "base", "+LC+CO": "+LC", "+LC+SVB": "+LC", "all": "+LC+CO",
+    "all, no previous mask": "all", "all, eps 0.2": "all", "all, ranked": "all",
+}  # fmt: skip
+COMPARED = ("random 50 %", "lowest 50 %", "stt 25 %", "stt 75 %", "stt 100 %")  # with the row stt, beside the control
+
+
+def main() -> None:
+    """Gather the rows of labelled frames, and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--runs", type=Path, default=ROOT / "local", help="where the runs are kept")
+    folder = parser.parse_args().runs / "video-label"
+    rows = read_json(TABLE) if TABLE.exists() else []
+    if (folder / "rows.json").exists():
+        rows = [row for row in rows if row["task"] != "label"] + labelled(folder)
+        write_json(TABLE, rows)
+    render(rows)
+
+
+def labelled(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of labelled frames with their differences to the control, and to ``stt``, of the same seed."""
+    rows = []
+    for row in read_json(folder / "rows.json"):
+        others = [other for other in ("control", *(["stt"] if row["row"] in COMPARED else [])) if other != row["row"]]
+        against = {}
+        for other in others:
+            there = folder / "counts" / f"{other}-{row['seed']}.npz"
+            if there.exists():
+                found = video_label.differences(there, folder / "counts" / row["counts"])
+                against[other] = {name: [one.value, one.low, one.high] for name, one in found.items()}
+        rows.append({"task": "label", "against": against, **row})
+    return rows
+
+
+def followed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of followed objects in the order of the ablation, each with its difference to the row before it."""
+    order = [*video_follow.BASELINES, *video_follow.ROWS]
+    known = {(row["method"], row["seed"]): row for row in rows}
+    shown = []
+    for row in sorted(rows, key=lambda row: (order.index(row["method"]), row["seed"])):
+        other = known.get((AGAINST.get(row["method"], ""), row["seed"])) or known.get(
+            (AGAINST.get(row["method"], ""), 0)
+        )
+        shown.append({**row, "against": other and other["method"], "difference": other and difference(other, row)})
+    return shown
+
+
+def difference(first: dict[str, Any], second: dict[str, Any]) -> Interval:
+    """Return by how much J&F of the second row is above the first's, with its interval over sequences."""
+    clips = sorted(first["by_clip"])
+    return paired([first["by_clip"][clip]["jf"] for clip in clips], [second["by_clip"][clip]["jf"] for clip in clips])
+
+
+def told(value: float, low: float, high: float) -> str:
+    """Return a difference in points with its interval, and whether it leaves out 0."""
+    text = f"{100 * value:+.1f} ({100 * low:+.1f} .. {100 * high:+.1f})"
+    return text if low > 0 or high < 0 else f"{text}, not resolved"
+
+
+def render(rows: Sequence[dict[str, Any]]) -> None:
+    """Write the page."""
+    environment = Environment(loader=FileSystemLoader(ROOT / "benchmarks"), trim_blocks=True, lstrip_blocks=True)
+    environment.filters["points"] = lambda value: "-" if value is None else f"{100 * value:.1f}"
+    page = environment.get_template("results_video.md.j2").render(
+        follow=followed([row for row in rows if row["task"] == "follow"]),
+        label=[row for row in rows if row["task"] == "label"],
+        told=told,
+    )
+    (ROOT / "docs" / "results-video.md").write_text(page + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
