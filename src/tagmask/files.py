@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from tagmask.data.opening import opened
 from tagmask.data.pixels import palette, write_mask
 from tagmask.errors import RunError
-from tagmask.types import Activation, Boxes, Instances, LabelMap, Regions, Saliency
+from tagmask.types import Activation, Boxes, BoxScores, Instances, LabelMap, Regions, Saliency
 
 _INSTANCES = "instances"  # the keyword of the text in a PNG of instances
 
@@ -110,6 +110,16 @@ def _read_boxes(path: Path) -> Boxes:
         return Boxes(held["boxes"], held["scores"], tuple(held["classes"].tolist()), (height, width), held["masks"])
 
 
+def _write_box_scores(path: Path, value: BoxScores) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, values=value.values, classes=np.asarray(value.classes, dtype=np.uint8))
+
+
+def _read_box_scores(path: Path) -> BoxScores:
+    with np.load(path, allow_pickle=False) as held:
+        return BoxScores(held["values"], tuple(held["classes"].tolist()))
+
+
 def _write_regions(path: Path, value: Regions) -> None:
     with path.open("wb") as file:
         np.savez_compressed(file, ids=value.ids.astype(np.min_scalar_type(max(value.count - 1, 0))))
@@ -148,6 +158,7 @@ KINDS: dict[type, tuple[str, Callable[[Path, Any], None], Callable[[Path], Any]]
     Activation: (".npz", _write_activation, _read_activation),
     LabelMap: (".png", _write_labels, _read_labels),
     Boxes: (".npz", _write_boxes, _read_boxes),
+    BoxScores: (".npz", _write_box_scores, _read_box_scores),
     Saliency: (".png", _write_saliency, _read_saliency),
     Regions: (".npz", _write_regions, _read_regions),
     Instances: (".png", _write_instances, read_instances),

@@ -240,3 +240,22 @@ class Boxes:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+
+@dataclass(frozen=True)
+class BoxScores:
+    """How surely each of the n boxes of one image shows each of its tags: ``values`` float32 (n, K) in [0, 1].
+
+    The rows are in the order of the boxes, which lie elsewhere; ``classes`` are the K sorted ids 1..C-1.
+    """
+
+    values: NDArray[np.float32]
+    classes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.values.dtype != np.float32 or self.values.ndim != 2 or self.values.shape[1] != len(self.classes):
+            raise ValueError(
+                f"values must be float32 (n, {len(self.classes)}), got {self.values.dtype} {self.values.shape}"
+            )
+        if self.values.size and not (self.values.min() >= 0 and self.values.max() <= 1):
+            raise ValueError(f"values must lie in [0, 1], got {self.values.min():.3g}..{self.values.max():.3g}")

@@ -28,6 +28,7 @@ QUICK = {
     "region_epochs": 1.0, "region_crop": 33, "region_batch": 4, "region_width": 8,
     "nodes": 4, "dilation": 6,
     "grow_epochs": 2.0, "grow_batch": 4, "grow_stride": 16, "kernel": 3, "looks": 5,
+    "most": 20, "box_size": 40, "box_width": 8, "box_cells": 3, "box_samples": 8, "box_epochs": 1.0, "box_batch": 4,
 }  # fmt: skip
 
 

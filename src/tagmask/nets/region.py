@@ -5,7 +5,7 @@ Wang, You, Li, Ma (MCOF). CVPR 2018. https://arxiv.org/abs/1806.04659
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torchvision.ops import roi_align
 from tagmask.errors import OptionError, did_you_mean
 from tagmask.nets.backbones import Trunk
 from tagmask.nets.heads import hidden, scoring
-from tagmask.nets.segmenter import fully_connected
+from tagmask.nets.segmenter import fully_connected, start_from_fully_connected
 
 SIDE = 7  # cells of a region's box  # recalled (Fast R-CNN)
 POINTS = 2  # samples of a cell along each side  # ours
@@ -45,7 +45,7 @@ class RegionNet(nn.Module):
         self.maps = maps
         self.head = HEADS[head](trunk.channels[-maps:], classes, width)
         if isinstance(self.head, MaskedHead):
-            self.head.start_from(fully_connected(trunk))
+            start_from_fully_connected(self.head.fc6, self.head.fc7, fully_connected(trunk))
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the trunk's maps, from shallow to deep, of images (B, 3, H, W)."""
@@ -95,13 +95,6 @@ class MaskedHead(nn.Module):
         self.fc7 = hidden(width, width)
         self.dropout = nn.Dropout(p=0.5)  # recalled (Fast R-CNN)
         self.score = scoring(width, classes)
-
-    def start_from(self, state: Mapping[str, Tensor]) -> None:
-        """Take the fully connected layers of ImageNet's VGG16, where ``state`` has them and they are as wide."""
-        for layer, name in ((self.fc6, "fc1"), (self.fc7, "fc2")):
-            weight, bias = (state.get(f"pre_logits.{name}.{part}") for part in ("weight", "bias"))
-            if weight is not None and bias is not None and weight.numel() == layer.weight.numel():
-                layer.load_state_dict({"weight": weight.reshape(layer.weight.shape), "bias": bias})
 
     def forward(self, maps: Sequence[Tensor], ids: Tensor, regions: int) -> Tensor:
         """Map features (B, D, h, w) to logits (B, R, C), 0 for a region without a pixel."""

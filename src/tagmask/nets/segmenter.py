@@ -191,5 +191,13 @@ def fully_connected(trunk: Trunk) -> Mapping[str, Tensor]:
     return state if {"pre_logits.fc1.weight", "pre_logits.fc2.weight"} <= state.keys() else {}
 
 
+def start_from_fully_connected(fc6: nn.Conv2d, fc7: nn.Conv2d, state: Mapping[str, Tensor]) -> None:
+    """Copy VGG16's two fully connected layers into 1x1 convolutions, where ``state`` has them and they are as large."""
+    for layer, name in ((fc6, "fc1"), (fc7, "fc2")):
+        weight, bias = (state.get(f"pre_logits.{name}.{part}") for part in ("weight", "bias"))
+        if weight is not None and bias is not None and weight.numel() == layer.weight.numel():
+            layer.load_state_dict({"weight": weight.reshape(layer.weight.shape), "bias": bias})
+
+
 def _resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     return functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

@@ -20,6 +20,7 @@ from tagmask.nets.backbones import Backbone, build_backbone
 from tagmask.nets.boundary import BoundaryNet
 from tagmask.nets.classifier import Classifier
 from tagmask.nets.fickle import FickleNet
+from tagmask.nets.localiser import Localiser
 from tagmask.nets.multi_dilated import MultiDilated
 from tagmask.nets.prior import PriorNet
 from tagmask.nets.region import RegionNet
@@ -44,6 +45,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "tracker": TrackerNet,
     "region": RegionNet,
     "fickle": FickleNet,
+    "localiser": Localiser,
     "temporal": TemporalSegmenter,
 }
 WHAT_TO_DO = "run again the command that made it, or give another folder."

@@ -1,0 +1,76 @@
+"""A network that says of every box in a photo which class it holds: Fast R-CNN without its refinement of boxes.
+
+Girshick. Fast R-CNN. ICCV 2015. https://arxiv.org/abs/1504.08083; module b of Augmented Feedback (Qi et al., ECCV 2016).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import roi_align
+
+from tagmask.errors import OptionError
+from tagmask.nets.backbones import Trunk
+from tagmask.nets.heads import hidden, scoring
+from tagmask.nets.segmenter import fully_connected, start_from_fully_connected
+
+POINTS = 2  # samples of a cell along each side  # ours
+
+
+class Localiser(nn.Module):
+    """A trunk, its last map cut out at each box into ``cells`` x ``cells``, two hidden layers of ``width``, C scores.
+
+    RoIAlign takes the place of RoI pooling, which rounds boxes to the grid (ours). On a pretrained VGG16 the hidden layers
+    start from its own where they are as many (cells 7, width 4096). Training it on a GPU is not repeatable to the last bit,
+    for RoIAlign sums there in no order. Raises OptionError for less than one cell or unit.
+    """
+
+    def __init__(self, trunk: Trunk, classes: int, width: int = 4096, cells: int = 7) -> None:
+        super().__init__()
+        if width < 1 or cells < 1:
+            raise OptionError(f"a localiser has {cells} cells a side and a width of {width}; expected 1 or more of both.")
+        self.trunk = trunk
+        self.classes = classes
+        self.options = {"width": width, "cells": cells}
+        self.cells = cells
+        self.fc6 = hidden(trunk.channels[-1] * cells * cells, width)
+        self.fc7 = hidden(width, width)
+        self.dropout = nn.Dropout(p=0.5)  # recalled (Fast R-CNN)
+        self.score = scoring(width, classes)
+        start_from_fully_connected(self.fc6, self.fc7, fully_connected(trunk))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the trunk's last map (B, D, h, w) of images (B, 3, H, W)."""
+        return self.trunk(x)[-1]
+
+    def scores_of(self, features: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return logits (B, R, C) of boxes (B, R, 4) from the ``features`` of images of ``size`` (H, W).
+
+        Boxes are x0, y0, x1, y1 in pixels, the ends excluded. An empty one (such as fills up a row) has logits of 0.
+        """
+        features, boxes = features.float(), boxes.float()
+        there = (boxes[..., :2] < boxes[..., 2:]).all(dim=2)  # (B, R)
+        image = there.nonzero()[:, :1]  # (N, 1)
+        (height, width), (h, w) = size, features.shape[2:]
+        to_grid = boxes.new_tensor([w / width, h / height] * 2)
+        cut = roi_align(
+            input=features, boxes=torch.cat([image.float(), boxes[there] * to_grid], dim=1), output_size=self.cells,
+            spatial_scale=1.0, sampling_ratio=POINTS, aligned=True,
+        )  # fmt: skip
+        x = cut.flatten(start_dim=1)[..., None, None]  # (N, D cells cells, 1, 1)
+        x = self.dropout(functional.relu(self.fc6(x)))
+        scores = self.score(self.dropout(functional.relu(self.fc7(x))))[..., 0, 0]  # (N, C)
+        logits = scores.new_zeros(*there.shape, scores.shape[1])
+        logits[there] = scores
+        return logits
+
+    def forward(self, x: Tensor, boxes: Tensor) -> Tensor:
+        """Return logits (B, R, C) of boxes (B, R, 4) in pixels of RGB images (B, 3, H, W) in [0, 1]."""
+        return self.scores_of(self.features(x), boxes, (x.shape[2], x.shape[3]))
+
+    def answers(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return what can be asked of the network, for the whole image and its left half."""
+        height, width = x.shape[2:]
+        boxes = torch.tensor([[0, 0, width, height], [0, 0, width // 2, height]], device=x.device)
+        return (self(x, boxes.expand(len(x), -1, -1)),)
