@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.conftest import TINY
-from tests.test_regions import Each
 
 from tagmask.data.photos import Photos, Truth
 from tagmask.feedback import (
@@ -34,6 +32,8 @@ from tagmask.refine.feedback import aggregate, select
 from tagmask.segment import predict_scores
 from tagmask.types import Activation, Boxes, BoxScores, LabelMap, Photo
 from tagmask.work import Job
+from tests.conftest import TINY
+from tests.test_regions import Each
 
 SORTING = {"overlap": 0.5, "likely": 0.5, "apart": 0.3, "unlikely": 0.2, "hard": 0.5}
 VOTING = {"above": 0.5, "fewest": 5, "by": "sum", "pinned": True, "middle": "background", "widest": 0.6}
@@ -164,7 +164,9 @@ def test_views_show_a_photo_and_its_boxes():
             places[:3, [0, 2]] = 40 - places[:3, [2, 0]]
         np.testing.assert_array_equal(image[:, :20].transpose(1, 2, 0), pixels)
         assert (image[:, 20:] == [[[1]], [[2]], [[3]]]).all()
-        assert sorted(zip(places[:3].tolist(), labels[:3].tolist(), strict=True)) == sorted(zip(rows, (5, 0, 0), strict=True))
+        assert sorted(zip(places[:3].tolist(), labels[:3].tolist(), strict=True)) == sorted(
+            zip(rows, (5, 0, 0), strict=True)
+        )
         assert (labels[3:] == 255).all()
         assert not places[3:].any()
     assert seen == {False, True}
@@ -227,5 +229,7 @@ def test_masks_of_proposals_count():
     maps[0][mask] = 1
     boxes = held([[10, 10, 20, 20]], (30, 40))
     masked = replace(boxes, masks=packed([np.where(np.arange(40) < 12, mask, False)]))
-    plain, own = (contrast_scores(Activation(maps, (1,)), b, ring=0.2, stretch=False).values[0, 0] for b in (boxes, masked))
+    plain, own = (
+        contrast_scores(Activation(maps, (1,)), b, ring=0.2, stretch=False).values[0, 0] for b in (boxes, masked)
+    )
     assert (round(float(plain), 4), float(own)) == (0.2, 1.0)

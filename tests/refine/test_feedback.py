@@ -85,7 +85,9 @@ def test_grabcut_decides_between():
 
 def test_the_ambiguous_start_from_their_nearest_centre(monkeypatch):
     started = []
-    monkeypatch.setattr("tagmask.refine.feedback.grabcut", lambda pixels, guesses: started.append(guesses) or guesses > 0)
+    monkeypatch.setattr(
+        "tagmask.refine.feedback.grabcut", lambda pixels, guesses: started.append(guesses) or guesses > 0
+    )
     vote = np.repeat([0.0, 0.4, 0.6, 1.0], 10)[None]
     pixels = np.zeros((1, 40, 3), dtype=np.uint8)
     for middle in ("background", "nearest"):
@@ -218,7 +220,9 @@ def test_the_box_of_a_tag_that_the_segmenter_missed_is_no_negative():
 
 
 def test_photos_without_tags_show_ground_only():
-    found, look = taught([[0, 0, 9, 9], [5, 5, 60, 40]], np.zeros(SIZE, np.uint8), np.zeros((0, *SIZE)), np.zeros((2, 0)), ())
+    found, look = taught(
+        [[0, 0, 9, 9], [5, 5, 60, 40]], np.zeros(SIZE, np.uint8), np.zeros((0, *SIZE)), np.zeros((2, 0)), ()
+    )
     assert (found, look) == ([0, 0], [0, 0])
     assert taught([], np.zeros(SIZE, np.uint8), np.zeros((1, *SIZE)), np.zeros((0, 1)), (3,)) == [[], []]
 

@@ -34,9 +34,9 @@ def test_votes_pixel_by_pixel(count, masks):
     by = {how: votes(boxes, scores, by=how) for how in ("sum", "mean", "max")}
     for k, (y, x) in ((k, place) for k in range(3) for place in np.ndindex(SIZE)):
         over = [score for score, mask in zip(scores[:, k], full, strict=True) if mask[y, x] and score]
-        assert by["sum"][k, y, x] == pytest.approx(sum(over), abs=1e-5)
-        assert by["mean"][k, y, x] == pytest.approx(np.mean(over) if over else 0, abs=1e-5)
-        assert by["max"][k, y, x] == pytest.approx(max(over, default=0), abs=1e-5)
+        assert by["sum"][k, y, x] == pytest.approx(sum(over), abs=1e-4)
+        assert by["mean"][k, y, x] == pytest.approx(np.mean(over) if over else 0, abs=1e-4)
+        assert by["max"][k, y, x] == pytest.approx(max(over, default=0), abs=1e-4)
         if not over:
             assert (by["sum"][k, y, x], by["mean"][k, y, x], by["max"][k, y, x]) == (0, 0, 0)
 
@@ -77,7 +77,7 @@ def test_contrast_with_the_ring_around(masks):
         ring &= ~mask
         for k, one in enumerate(maps):
             expected = max(0, one[mask].mean() - one[ring].mean()) if ring.any() else 0
-            assert found[index, k] == pytest.approx(expected, abs=1e-5)
+            assert found[index, k] == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_whole_photo_stands_out_from_nothing():

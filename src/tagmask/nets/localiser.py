@@ -29,7 +29,9 @@ class Localiser(nn.Module):
     def __init__(self, trunk: Trunk, classes: int, width: int = 4096, cells: int = 7) -> None:
         super().__init__()
         if width < 1 or cells < 1:
-            raise OptionError(f"a localiser has {cells} cells a side and a width of {width}; expected 1 or more of both.")
+            raise OptionError(
+                f"a localiser has {cells} cells a side and a width of {width}; expected 1 or more of both."
+            )
         self.trunk = trunk
         self.classes = classes
         self.options = {"width": width, "cells": cells}

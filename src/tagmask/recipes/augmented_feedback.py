@@ -112,9 +112,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
 
     begun = begin(work, data, options)
     boxes = proposals(work, data.train, options.proposals, most=options.most)
-    scores = work.each(
-        "scores-1", contrast_scores, begun.activation, boxes, ring=options.ring, stretch=options.stretch
-    )
+    scores = work.each("scores-1", contrast_scores, begun.activation, boxes, ring=options.ring, stretch=options.stretch)
     labels: PerImage[LabelMap] = work.each("aggregated-1", aggregated, data.train, boxes, scores, **voting)
     steps = {"thresholded activation": begun.seeds, "aggregated 1": labels}
     if options.first_crf:
