@@ -65,9 +65,9 @@ def test_more_rounds_go_on_from_what_there_is(toy, folder, tmp_path):
 
 
 def test_without_the_localiser_the_segmenter_teaches_itself(toy, folder, tmp_path):
-    done = go(METHOD, toy, tmp_path / "run", store=folder / "store", rounds=2, localise=False, first_crf=False)
+    done = go(METHOD, toy, tmp_path / "run", store=folder / "store", rounds=2, localise=False)
     assert list(done.metrics["steps"]) == [
-        "thresholded activation", "aggregated 1", "after segmenter 1", "after segmenter 2",
+        "thresholded activation", "aggregated 1", "aggregated 1, with the CRF", "after segmenter 1", "after segmenter 2",
     ]  # fmt: skip
     assert not (tmp_path / "run" / "localiser-1").exists()
 
@@ -114,12 +114,13 @@ def test_each_option_reaches_its_stage(toy, work, folder, monkeypatch, option, s
 
 
 def test_proposals_of_the_users_own(toy, tmp_path):
-    for sample in toy.train:
+    data = replace(toy, samples=toy.train[:4], splits={})
+    for sample in data.train:
         ids = np.zeros((48, 48), dtype=np.uint8)
         ids[4:30, 6:28], ids[10:20, 30:44], ids[34:46, 2:40] = 1, 2, 9
         (tmp_path / "regions").mkdir(exist_ok=True)
         Image.fromarray(ids).save(tmp_path / "regions" / f"{sample.name}.png")
-    done = go(METHOD, toy, tmp_path / "run", rounds=2, proposals=str(tmp_path / "regions"))
+    done = go(METHOD, data, tmp_path / "run", rounds=2, proposals=str(tmp_path / "regions"))
     assert done.metrics["extra_supervision"] == "proposals of the user's"
     name = toy.train[0].name
     assert len(scores(tmp_path / "run", "scores-2", name)[0]) == 3
@@ -136,11 +137,11 @@ def test_two_rounds_on_any_data(toy, tmp_path, shape):
 
 
 def test_photos_without_a_proposal_and_a_class_never_seen(toy, tmp_path):
+    data = replace(toy, classes=(*toy.classes, "never seen"), samples=toy.train[:4], splits={})
     content = {"images": [], "annotations": []}
-    for number, sample in enumerate(toy.train):
+    for number, sample in enumerate(data.train):
         content["images"].append({"id": number, "file_name": f"{sample.name}.png", "width": 48, "height": 48})
     (tmp_path / "none.json").write_text(json.dumps(content))
-    data = replace(toy, classes=(*toy.classes, "never seen"))
     done = go(METHOD, data, tmp_path / "run", rounds=2, proposals=str(tmp_path / "none.json"))
     for sample in data.train:  # nothing can be told of a photo
         assert (labels(tmp_path / "run", "aggregated-1", sample.name) == (255 if sample.tags else 0)).all()

@@ -77,11 +77,14 @@ def _covering(boxes: Boxes, weights: NDArray[np.int64]) -> NDArray[np.int64]:
     if len(boxes.masks):
         parts = [weights[rows].T.astype(np.float64) @ bits for rows, bits in _bits(boxes)]  # floats: integers to 2^53
         return np.rint(np.sum(parts, axis=0)).astype(np.int64).reshape(-1, height, width)
-    change = np.zeros((weights.shape[1], height + 1, width + 1), dtype=np.int64)  # of the sum, at the corners of boxes
     x0, y0, x1, y1 = boxes.boxes.T
+    change = np.zeros(
+        ((height + 1) * (width + 1), weights.shape[1]), dtype=np.int64
+    )  # of the sum, at the corners of boxes
     for y, x, sign in ((y0, x0, 1), (y0, x1, -1), (y1, x0, -1), (y1, x1, 1)):
-        np.add.at(change, (slice(None), y, x), sign * weights.T)
-    return change.cumsum(axis=1).cumsum(axis=2)[:, :-1, :-1]
+        np.add.at(change, y * (width + 1) + x, sign * weights)
+    total = change.reshape(height + 1, width + 1, -1).cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
+    return np.moveaxis(total, 2, 0)
 
 
 def _highest(boxes: Boxes, weights: NDArray[np.int64]) -> NDArray[np.int64]:
