@@ -87,8 +87,9 @@ def selected(
 ) -> Boxes:
     """Return the boxes that can teach, each with its class, 0 for background, as ``select`` sorts them: module d.
 
-    Their scores say how much they look like a tag of the photo to one of the networks. ``labels`` are what the segmenter
-    made of the photo; its probabilities are those among the background and the photo's tags.
+    Their scores say how much they look like a tag of the photo to one of the networks; masks are left behind, for the
+    localiser looks at boxes. ``labels`` are what the segmenter made of the photo; its probabilities are those among the
+    background and the photo's tags.
     """
     shown = [BACKGROUND, *scores.classes]
     probabilities = np.zeros((0, *photo.size), dtype=np.float32)

@@ -81,6 +81,8 @@ def test_grabcut_decides_between():
     narrow, unsure = cut_out(pixels, vote, middle="background", pinned=True, widest=0.05)
     np.testing.assert_array_equal(narrow, vote == 1)
     np.testing.assert_array_equal(unsure, vote == 0.5)
+    always = cut_out(pixels, vote, middle="background", pinned=True, widest=0.0)
+    np.testing.assert_array_equal(always, (vote == 1, vote == 0.5))
 
 
 def test_the_ambiguous_start_from_their_nearest_centre(monkeypatch):

@@ -48,7 +48,7 @@ class Options:
     votes: str = "sum"  # what the scores of the boxes over a pixel come to: sum, mean or max; ours (not published)
     pinned: bool = True  # k-means of the votes: the lowest of three centres is 0; ours
     middle: str = "background"  # GrabCut takes the ambiguous for background or nearest centre, or none: no cut; ours
-    widest: float = 0.6  # where more of a photo is ambiguous that stays unknown, share in 0..1; ours
+    widest: float = 0.6  # what is ambiguous stays unknown where it is more of a photo (0: always), in 0..1; ours
     overlap: float = 0.5  # positive: IoU with a segmented piece of a tag from here on, in 0..1; ours (not published)
     likely: float = 0.5  # and, on average, the segmenter's probability of it from here on; ours (not published)
     apart: float = 0.3  # negative: IoU below this with all pieces of tags, in 0..1; ours (not published)
