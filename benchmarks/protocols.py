@@ -176,6 +176,24 @@ DESK_GROWING = {
     "test_crf": False,
 }
 DESK_FICKLE = {**DESK_GROWING, "tag_epochs": 8.0, "tag_crop": 224, "tag_stride": 16, "kernel": 5}
+DESK_FEEDBACK = {
+    **DESK_SEGMENTER,
+    **DESK_TAGS,
+    "flip": True,
+    "batch": 16,
+    "output_stride": 16,
+    "segmenter": "deeplab-v3",
+    "rate": 0.002,
+    "test_crf": False,
+    "rounds": 3,
+    "most": 300,
+    "box_size": 256,
+    "box_cells": 3,
+    "box_width": 512,
+    "box_batch": 8,
+    "box_samples": 32,
+    "box_rate": 0.002,
+}
 DESK_GUIDED = {
     **DESK_SEGMENTER,
     **DESK_TAGS,
@@ -224,6 +242,8 @@ DESK = {
     "dsrg": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}),
     "dsrg, learned saliency": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}, NOVEL[0], "learned"),
     "ficklenet": Row("ficklenet", DESK_FICKLE),
+    "augmented_feedback": Row("augmented_feedback", DESK_FEEDBACK),
+    "augmented_feedback, without GrabCut": Row("augmented_feedback", {**DESK_FEEDBACK, "middle": "none"}),
     "mcof": Row("mcof", DESK_MCOF),
     "mcof, one round": Row("mcof", {**DESK_MCOF, "rounds": 1}),
     "nsrom": Row("nsrom", DESK_NSROM),

@@ -85,7 +85,8 @@ def test_the_rate_is_halved_twice(toy, tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"kernel": 4}, {"kernel": 0}, {"looks": 0}, {"dropout": 1.0}, {"theta": 1.0}, {"top": 1.5}, {"threshold": 1.5}, {"gather": "max"},
+        {"kernel": 4}, {"kernel": 0}, {"looks": 0}, {"dropout": 1.0}, {"theta": 1.0}, {"top": 1.5}, {"threshold": 1.5},
+        {"gather": "max"},
         {"saliency": "drfi"}, {"unary": "logits"}, {"segmenter": "v2"}, {"background": 1.1}, {"grow_batch": 0},
     ],
 )  # fmt: skip
