@@ -150,6 +150,15 @@ def read_instances(path: Path) -> Instances:
         raise RunError(f"{path}: holds no instances ({error}); run the command that made it again.") from error
 
 
+def _write_array(path: Path, value: NDArray[Any]) -> None:
+    with path.open("wb") as file:
+        np.save(file, value, allow_pickle=False)
+
+
+def _read_array(path: Path) -> NDArray[Any]:
+    return np.asarray(np.load(path, allow_pickle=False))
+
+
 def _write_value(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
@@ -162,6 +171,7 @@ KINDS: dict[type, tuple[str, Callable[[Path, Any], None], Callable[[Path], Any]]
     Saliency: (".png", _write_saliency, _read_saliency),
     Regions: (".npz", _write_regions, _read_regions),
     Instances: (".png", _write_instances, read_instances),
+    np.ndarray: (".npy", _write_array, _read_array),
     dict: (".json", _write_value, read_json),
     float: (".json", _write_value, read_json),
 }

@@ -239,6 +239,47 @@ def pixel_cross_entropy(maps: Sequence[Tensor], labels: Tensor) -> Tensor:
     return torch.stack(losses).sum()
 
 
+def centre_loss(features: Tensor, labels: Tensor, centres: Tensor, *, cosine: bool = True) -> Tensor:
+    """Mean distance of features (B, D) to the centres (C, D) of their labels, integer (B,) in 0..C-1.
+
+    The distance is 1 - cos (AISI, whose graph compares by the cosine), else half the squared one of Euclid (Wen et al.,
+    ECCV 2016). What belongs to a centre of zeros, which is not known yet, counts 0. Raises ``ValueError`` when the shapes
+    differ. Centres are not learned by it; ``moved_centres`` moves them.
+    """
+    if labels.shape != features.shape[:1] or centres.shape[1:] != features.shape[1:]:
+        raise ValueError(
+            f"expected features (B, D), labels (B,) and centres (C, D), got {tuple(features.shape)}, {tuple(labels.shape)} "
+            f"and {tuple(centres.shape)}"
+        )
+    features = _at_least_float32(features)
+    own = centres.detach()[labels.long()].to(features.dtype)  # (B, D)
+    if cosine:
+        distance = 1 - functional.cosine_similarity(features, own, dim=1)
+    else:
+        distance = (features - own).square().sum(dim=1) / 2
+    return _mean(torch.where((own != 0).any(dim=1), distance, 0))
+
+
+def moved_centres(
+    features: Tensor, labels: Tensor, centres: Tensor, *, rate: float = 0.5, cosine: bool = True
+) -> Tensor:
+    """Return the centres (C, D), each moved by ``rate`` of the way to the mean of its features (B, D), labels (B,).
+
+    One of zeros, which is not known yet, moves all the way (ours); one without a feature stays. With ``cosine`` features
+    are of length 1 before, and centres after (ours). The default rate: ours (the paper's c + rate (f - c), a batch at a time).
+    """
+    features = _at_least_float32(features)
+    if cosine:
+        features = functional.normalize(features, dim=1)
+    member = functional.one_hot(labels.long(), len(centres)).to(features.dtype)  # (B, C)
+    counts = member.sum(dim=0)[:, None]  # (C, 1)
+    mean = member.T @ features / counts.clamp(min=1)  # a product, for sums by index come in no order on a GPU
+    known = (centres != 0).any(dim=1, keepdim=True)
+    moved = torch.where(known, torch.lerp(centres.to(mean.dtype), mean, rate), mean)
+    moved = functional.normalize(moved, dim=1) if cosine else moved
+    return torch.where(counts > 0, moved.to(centres.dtype), centres)
+
+
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Nearest-neighbour resize of labels (B, H, W) to (B, h, w), pixel centres aligned as in Pillow.
 

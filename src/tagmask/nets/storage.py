@@ -19,6 +19,7 @@ from tagmask.nets.affinity import AffinityNet
 from tagmask.nets.backbones import Backbone, build_backbone
 from tagmask.nets.boundary import BoundaryNet
 from tagmask.nets.classifier import Classifier
+from tagmask.nets.embedding import EmbeddingNet
 from tagmask.nets.fickle import FickleNet
 from tagmask.nets.localiser import Localiser
 from tagmask.nets.multi_dilated import MultiDilated
@@ -46,6 +47,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "region": RegionNet,
     "fickle": FickleNet,
     "localiser": Localiser,
+    "embedding": EmbeddingNet,
     "temporal": TemporalSegmenter,
 }
 WHAT_TO_DO = "run again the command that made it, or give another folder."
