@@ -12,11 +12,13 @@ from torch.autograd import gradcheck
 
 from tagmask.losses import (
     balanced_seed_loss,
+    centre_loss,
     clamped_softmax,
     constrain_loss,
     expand_loss,
     global_weighted_rank_pool,
     integral_attention_loss,
+    moved_centres,
     multi_label_soft_margin,
     pixel_cross_entropy,
     resize_labels,
@@ -339,3 +341,53 @@ def test_soft_margin_of_maps_is_the_mean_over_cells():
     q = 1 / (1 + (-logits).exp())
     expected = -(targets * q.log() + (1 - targets) * (1 - q).log()).mean()
     assert float(multi_label_soft_margin(logits, targets)) == pytest.approx(float(expected))
+
+
+def features_of(batch, classes, width, seed):
+    """Features, labels and centres, of which some are not known yet."""
+    random = np.random.default_rng(seed)
+    features, centres = random.normal(size=(batch, width)), random.normal(size=(classes, width))
+    centres[random.random(classes) < 0.3] = 0
+    labels = random.integers(0, classes, batch)
+    return torch.from_numpy(features), torch.from_numpy(labels), torch.from_numpy(centres)
+
+
+@few
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(2, 5), st.booleans(), seeds)
+def test_centre_loss_against_the_equations(batch, classes, width, cosine, seed):
+    features, labels, centres = features_of(batch, classes, width, seed)
+    total = 0.0
+    for f, y in zip(features.numpy(), labels.numpy(), strict=True):
+        c = centres.numpy()[y]
+        if c.any():
+            cos = f @ c / (np.linalg.norm(f) * np.linalg.norm(c))
+            total += 1 - cos if cosine else 0.5 * ((f - c) ** 2).sum()
+    assert float(centre_loss(features, labels, centres, cosine=cosine)) == pytest.approx(total / batch, abs=1e-9)
+    assert gradcheck(lambda f: centre_loss(f, labels, centres, cosine=cosine), (features.requires_grad_(),))
+
+
+@few
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(2, 5), st.booleans(), seeds)
+def test_centres_move_towards_the_mean_of_their_features(batch, classes, width, cosine, seed):
+    features, labels, centres = features_of(batch, classes, width, seed)
+    moved = moved_centres(features, labels, centres, rate=0.3, cosine=cosine).numpy()
+    for c in range(classes):
+        own = [f / np.linalg.norm(f) if cosine else f for f in features.numpy()[labels.numpy() == c]]
+        expected = before = centres.numpy()[c]
+        if own:
+            mean = np.mean(own, axis=0)
+            expected = before + 0.3 * (mean - before) if before.any() else mean
+            expected = expected / np.linalg.norm(expected) if cosine else expected
+        np.testing.assert_allclose(moved[c], expected, atol=1e-9)
+
+
+def test_centre_loss_of_nothing_and_of_shapes_that_would_broadcast():
+    features = torch.zeros(0, 3, requires_grad=True)
+    loss = centre_loss(features, torch.zeros(0, dtype=torch.int64), torch.ones(2, 3))
+    loss.backward()
+    assert loss == 0
+    with pytest.raises(ValueError, match="expected features"):
+        centre_loss(torch.zeros(2, 3), torch.zeros(1, dtype=torch.int64), torch.zeros(2, 3))
+    still = torch.zeros(1, 3, requires_grad=True)  # a feature of zeros has no direction, and no infinite gradient
+    centre_loss(still, torch.zeros(1, dtype=torch.int64), torch.ones(1, 3)).backward()
+    assert still.grad.isfinite().all()

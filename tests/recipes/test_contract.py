@@ -29,6 +29,7 @@ QUICK = {
     "nodes": 4, "dilation": 6,
     "grow_epochs": 2.0, "grow_batch": 4, "grow_stride": 16, "kernel": 3, "looks": 5,
     "most": 20, "box_size": 40, "box_width": 8, "box_cells": 3, "box_samples": 8, "box_epochs": 1.0, "box_batch": 4,
+    "single_epochs": 1.0, "feature_epochs": 1.0, "feature_crop": 32, "feature_batch": 4, "feature_width": 8,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ Expect              the row `inter_image_instances` of docs/results.md
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from tagmask.association import Assigned, assign_tags, painted, rule_of, tagged
@@ -18,6 +19,7 @@ from tagmask.embedding import embedded, fit_embedding
 from tagmask.errors import OptionError
 from tagmask.fit import Schedule
 from tagmask.outcome import Outcome
+from tagmask.refine.association import ATTENTION_ALONE
 from tagmask.refine.crf import DEEPLAB_V2_CRF
 from tagmask.retrain import retrain
 from tagmask.salient_instances import (
@@ -99,11 +101,11 @@ class Options:
 
 def run(data: Dataset, work: Work, options: Options) -> Outcome:
     """Cut out instances, attend to them, learn what they look like, assign tags over all photos, paint, segment."""
+    rule = rule_of(options)
     learning: dict[str, Any] = {
         "classes": len(data.classes) - 1, "width": options.feature_width, "side": options.feature_crop,
         "pull": options.pull, "move": options.move, "cosine": options.cosine, "seed": work.seed,
     }  # fmt: skip
-    backbone, rule = replace(work.backbone, output_stride=options.output_stride), rule_of(options)
 
     begun = begin(work, data, options)
     saliency = saliency_maps(work, data.train, options.saliency) if options.instances == SALIENCY else None
@@ -112,18 +114,22 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         salient=options.salient, smallest=options.smallest, split=options.split,
     )  # fmt: skip
     attention = work.each("attention", attended, instances, begun.activation, over=options.attend)
-    network, features = None, None
+    features = None
     if options.graph:
-        for name, epochs in (("features-single", options.single_epochs), ("features", options.feature_epochs)):
-            if epochs:
-                schedule = Schedule(epochs, options.feature_batch, options.feature_rate, head_rate=options.head_rate)
-                network = work.once(
-                    name, fit_embedding, data.train, attention, backbone, network,
-                    single=name == "features-single", schedule=schedule, **learning,
-                )  # fmt: skip
+        inputs = (data.train, attention, replace(work.backbone, output_stride=options.output_stride))
+        schedule = partial(
+            Schedule, batch=options.feature_batch, rate=options.feature_rate, head_rate=options.head_rate
+        )
+        first = None if not options.single_epochs else work.once(
+            "features-single", fit_embedding, *inputs, None, single=True,
+            schedule=schedule(options.single_epochs), **learning,
+        )  # fmt: skip
+        network = work.once(
+            "features", fit_embedding, *inputs, first, single=False,
+            schedule=schedule(options.feature_epochs), **learning,
+        )  # fmt: skip
         features = work.each("embedded", embedded, network, data.train, attention, side=options.feature_crop)
-    alone = replace(rule, graph=False, lam=1.0, keep=1.0)
-    seen = Assigned(work.once("by-attention", assign_tags, attention, None, rule=alone, seed=work.seed))
+    seen = Assigned(work.once("by-attention", assign_tags, attention, None, rule=ATTENTION_ALONE, seed=work.seed))
     assigned = Assigned(work.once("assigned", assign_tags, attention, features, rule=rule, seed=work.seed))
     steps: dict[str, PerImage[LabelMap]] = {
         "thresholded activation": begun.seeds,

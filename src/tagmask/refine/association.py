@@ -35,16 +35,16 @@ class Rule:
     group's programme.
     """
 
-    graph: bool
-    lam: float
-    rescale: bool
-    neighbours: int
-    mutual: bool
-    keep: float
-    solver: str
-    limit: float
-    group: int
-    grouping: str
+    graph: bool = True
+    lam: float = 30.0  # paper
+    rescale: bool = False
+    neighbours: int = 5  # ours
+    mutual: bool = False
+    keep: float = 0.8  # ours
+    solver: str = "milp"
+    limit: float = 60.0  # ours
+    group: int = 400  # paper
+    grouping: str = "alike"
 
     def __post_init__(self) -> None:
         for name, known in {"solver": SOLVERS, "grouping": GROUPINGS}.items():
@@ -65,6 +65,9 @@ class Rule:
     def kept_of(self, count: int) -> int:
         """Return how many of ``count`` instances get a tag: the share, rounded down (paper), but one at least (ours)."""
         return max(1, int(self.keep * count + 1e-9))  # 0.29 of 100 are 29, though floats say 28.999..
+
+
+ATTENTION_ALONE = Rule(graph=False, keep=1.0)
 
 
 @dataclass(frozen=True)
