@@ -273,7 +273,7 @@ def moved_centres(
         features = functional.normalize(features, dim=1)
     member = functional.one_hot(labels.long(), len(centres)).to(features.dtype)  # (B, C)
     counts = member.sum(dim=0)[:, None]  # (C, 1)
-    mean = member.T @ features / counts.clamp(min=1)  # a product, for sums by index come in no order on a GPU
+    mean = (member.T[:, :, None] * features).sum(dim=1) / counts.clamp(min=1)  # by index sums come in no order on a GPU
     known = (centres != 0).any(dim=1, keepdim=True)
     moved = torch.where(known, torch.lerp(centres.to(mean.dtype), mean, rate), mean)
     moved = functional.normalize(moved, dim=1) if cosine else moved

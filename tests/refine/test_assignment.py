@@ -78,7 +78,8 @@ def test_attention_alone_is_the_programme_without_a_graph():
     scores, graph = case(9, 4, 1)
     alone = solved_tags(scores, csr_array(graph.shape), 2.0, 5)
     np.testing.assert_array_equal(alone.tags, best_tags(scores, 5))
-    assert best_tags(np.full((2, 3), 0.5), 1).tolist() == [0, 0]  # the first of equal ones; column 0 is the first here
+    equal = np.array([[-np.inf, 0.5, 0.5]] * 2)
+    assert best_tags(equal, 1).tolist() == [1, 0]  # the first of equal ones
 
 
 def test_alike_instances_outvote_a_wrong_attention():
@@ -86,7 +87,7 @@ def test_alike_instances_outvote_a_wrong_attention():
     scores[:3, 1], scores[3] = 0.9, [-np.inf, 0.4, 0.6]
     dense = np.ones((4, 4)) - np.eye(4)
     assert best_tags(scores, 4).tolist() == [1, 1, 1, 2]
-    for solve in (iterated_tags, lambda *given: solved_tags(*given).tags):
+    for solve in (iterated_tags, lambda *case: solved_tags(*case).tags):
         assert solve(scores, csr_array(dense), 1.0, 4).tolist() == [1, 1, 1, 1]
         assert solve(scores, csr_array(dense), 1000.0, 4).tolist() == [1, 1, 1, 2]
 

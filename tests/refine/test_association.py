@@ -37,13 +37,13 @@ def scene(n, kinds=3, seed=0, wrong=0.2):
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 999))
 def test_scores_of_some_and_the_best_of_all(n, kinds, seed):
-    given_, _, _ = scene(n, kinds, seed)
-    assert given_.count == n
-    table = np.full((n, int(given_.tag.max()) + 1), -np.inf)
-    table[given_.owner, given_.tag] = given_.score
+    some, _, _ = scene(n, kinds, seed)
+    assert some.count == n
+    table = np.full((n, int(some.tag.max()) + 1), -np.inf)
+    table[some.owner, some.tag] = some.score
     chosen = np.flatnonzero(np.random.default_rng(seed).random(n) < 0.5)
-    np.testing.assert_array_equal(given_.scores(chosen), table[chosen])
-    tags, scores = given_.best()
+    np.testing.assert_array_equal(some.scores(chosen), table[chosen])
+    tags, scores = some.best()
     np.testing.assert_array_equal(tags, table.argmax(axis=1))
     np.testing.assert_array_equal(scores, table.max(axis=1))
 
