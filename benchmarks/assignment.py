@@ -127,7 +127,9 @@ def ablation(given: argparse.Namespace, count: int = 2000) -> list[dict[str, Any
         right = (tags == truth) & (tags > 0)
         row = {"case": "ablation", "instances": count, "what": what, "seconds": round(time.perf_counter() - start, 2)}
         shares = {"precision": right.sum() / (tags > 0).sum(), "recall": right.sum() / (truth > 0).sum()}
-        rows.append(row | {name: round(float(value), 4) for name, value in shares.items()} | {"inside": facts["inside"]})
+        rows.append(
+            row | {name: round(float(value), 4) for name, value in shares.items()} | {"inside": facts["inside"]}
+        )
     return rows
 
 

@@ -129,7 +129,14 @@ def test_training_goes_on_from_a_network_and_each_choice_matters(toy, objects, t
     results = [
         state(trained(toy, objects, tmp_path / f"{number}", **changes))
         for number, changes in enumerate(
-            [{}, {"start": first}, {"pull": 1.0}, {"move": 0.1, "pull": 1.0}, {"cosine": False, "pull": 1.0}, {"single": True}]
+            [
+                {},
+                {"start": first},
+                {"pull": 1.0},
+                {"move": 0.1, "pull": 1.0},
+                {"cosine": False, "pull": 1.0},
+                {"single": True},
+            ]
         )
     ]
     assert all(torch.equal(before[name], state(first)[name]) for name in before)

@@ -31,7 +31,9 @@ def test_salient_pieces_are_split_by_the_seeds_in_them():
     assert [mask_of(found, index).sum() for index in range(3)] == [80, 80, 16]
     for changed, count in (({"split": 0.0}, 2), ({"split": 0.8}, 2), ({"smallest": 0.05}, 2), ({"salient": 0.9}, 2)):
         assert len(cut_salient(saliency, activation, **{**CUT, **changed})) == count
-    nothing = cut_salient(Saliency(np.zeros((4, 5), dtype=np.uint8)), Activation(np.zeros((0, 4, 5), np.float32), ()), **CUT)
+    nothing = cut_salient(
+        Saliency(np.zeros((4, 5), dtype=np.uint8)), Activation(np.zeros((0, 4, 5), np.float32), ()), **CUT
+    )
     assert len(nothing) == 0
 
 
@@ -72,7 +74,9 @@ def test_the_users_own(toy, work, tmp_path):
 
 @pytest.mark.parametrize("source", ["salency", "selective-search", "nowhere/instances.json"])
 def test_what_is_no_source_is_refused(source):
-    with pytest.raises(OptionError, match=r"expected saliency, a COCO json file" if source != "salency" else "did you mean"):
+    with pytest.raises(
+        OptionError, match=r"expected saliency, a COCO json file" if source != "salency" else "did you mean"
+    ):
         checked_instances(source)
 
 

@@ -20,13 +20,13 @@ from tagmask.types import Boxes, Instances, LabelMap
 
 
 def rule_of(options: Any) -> Rule:
-    """Return the rule of a recipe's ``options``: ``graph lam rescale neighbours mutual keep solver limit group grouping``.
+    """Return the rule of a recipe's ``options``: ``graph lam rescale neighbours mutual keep solver seconds group grouping``.
 
     Raises OptionError for what is impossible.
     """
     return Rule(
         graph=options.graph, lam=options.lam, rescale=options.rescale, neighbours=options.neighbours, mutual=options.mutual,
-        keep=options.keep, solver=options.solver, limit=options.limit, group=options.group, grouping=options.grouping,
+        keep=options.keep, solver=options.solver, seconds=options.seconds, group=options.group, grouping=options.grouping,
     )  # fmt: skip
 
 

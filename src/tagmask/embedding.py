@@ -106,7 +106,9 @@ def fit_embedding(
         network.load_state_dict(start.state_dict())
     names, boxes, labels = taught_by(attention, single=single)
     if not names:
-        raise DataError("no photo with a tag has an instance, so there is nothing to compare; lower --salient or --smallest.")
+        raise DataError(
+            "no photo with a tag has an instance, so there is nothing to compare; lower --salient or --smallest."
+        )
 
     def loss(network: nn.Module, images: Tensor, truth: Tensor) -> Mapping[str, Tensor]:
         assert isinstance(network, EmbeddingNet)
@@ -121,9 +123,7 @@ def fit_embedding(
     return fit(network, InstanceViews(photos, names, boxes, labels, side), loss, schedule, seed=seed, job=job)
 
 
-def embedded(
-    network: EmbeddingNet, photo: Photo, attention: dict[str, Any], *, side: int
-) -> NDArray[np.float32]:
+def embedded(network: EmbeddingNet, photo: Photo, attention: dict[str, Any], *, side: int) -> NDArray[np.float32]:
     """Return the features of each instance of a photo, float32 (n, D)."""
     boxes, quick = attention["boxes"], folded(network)
     rows = [np.zeros((0, network.options["width"]), dtype=np.float32)]

@@ -253,10 +253,8 @@ def centre_loss(features: Tensor, labels: Tensor, centres: Tensor, *, cosine: bo
         )
     features = _at_least_float32(features)
     own = centres.detach()[labels.long()].to(features.dtype)  # (B, D)
-    if cosine:
-        distance = 1 - functional.cosine_similarity(features, own, dim=1)
-    else:
-        distance = (features - own).square().sum(dim=1) / 2
+    squared = (features - own).square().sum(dim=1)
+    distance = 1 - functional.cosine_similarity(features, own, dim=1) if cosine else squared / 2
     return _mean(torch.where((own != 0).any(dim=1), distance, 0))
 
 

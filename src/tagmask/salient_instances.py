@@ -65,9 +65,7 @@ def salient_instances(
     return work.each("salient-instances", cut_salient, saliency, activation, **cut)
 
 
-def cut_salient(
-    saliency: Saliency, activation: Activation, *, salient: float, smallest: float, split: float
-) -> Boxes:
+def cut_salient(saliency: Saliency, activation: Activation, *, salient: float, smallest: float, split: float) -> Boxes:
     """Cut what is at least the share ``salient`` of the largest saliency into instances (see ``split_pieces``).
 
     Seeds are where the strongest activation exceeds ``split``, in [0, 1]: what hangs together there and shows one class.

@@ -115,7 +115,7 @@ def test_instances_of_the_users_own(toy, tmp_path, folder):
         ({"mutual": True}, "assigned"),
         ({"keep": 0.5}, "assigned"),
         ({"solver": "icm"}, "assigned"),
-        ({"limit": 5.0}, "assigned"),
+        ({"seconds": 5.0}, "assigned"),
         ({"group": 7}, "assigned"),
         ({"grouping": "shuffled"}, "assigned"),
         ({"missed": False}, "attention-only"),
@@ -133,7 +133,9 @@ def test_each_option_reaches_its_stage(toy, work, folder, monkeypatch, option, s
 
 
 @pytest.mark.parametrize("shape", [bare, few])
-@pytest.mark.parametrize("rule", [{"grouping": "shuffled", "group": 2, "solver": "icm"}, {"mutual": True, "split": 0.0}])
+@pytest.mark.parametrize(
+    "rule", [{"grouping": "shuffled", "group": 2, "solver": "icm"}, {"mutual": True, "split": 0.0}]
+)
 def test_every_rule_on_any_data(toy, tmp_path, shape, rule):
     data = shape(toy, tmp_path / "data")
     done = go(NAME, data, tmp_path / "run", **rule)
@@ -165,7 +167,7 @@ def test_a_photo_in_which_nothing_stands_out_teaches_nothing(toy, tmp_path):
         ({"keep": 1.2}, "keep is 1.2"),
         ({"neighbours": 0}, "neighbours is 0"),
         ({"group": 0}, "group is 0"),
-        ({"limit": 0.0}, "limit is 0.0"),
+        ({"seconds": 0.0}, "seconds is 0.0"),
         ({"salient": 0.0}, "salient is 0.0"),
         ({"split": 1.5}, "split is 1.5"),
         ({"move": 2.0}, "move is 2.0"),

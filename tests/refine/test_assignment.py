@@ -109,7 +109,7 @@ def test_a_limit_leaves_the_iterated_answer_and_says_how_far_off_it_may_be(monke
         x, status, mip_dual_bound = None, 1, None
 
     monkeypatch.setattr(assignment, "milp", lambda **given: Nothing())
-    cut = solved_tags(scores, graph, 1.0, 6, limit=0.001)
+    cut = solved_tags(scores, graph, 1.0, 6, seconds=0.001)
     np.testing.assert_array_equal(cut.tags, plain)
     assert cut.value * (1 + cut.gap) >= best.value - 1e-9
     Nothing.mip_dual_bound = -best.value

@@ -64,7 +64,7 @@ def test_a_piece_with_one_seed_or_none_stays_whole():
     salient = np.ones((4, 10), dtype=bool)
     salient[:, 5] = False
     seeds = np.zeros((4, 10), dtype=int)
-    seeds[0, 0], seeds[1, 7], seeds[1, 9] = 1, 2, 3
+    seeds[0, 0], seeds[1, 6], seeds[1, 9] = 1, 2, 3
     found = split_pieces(salient, seeds, smallest=0.0)
     assert [mask.sum() for mask in found] == [20, 8, 8]
     assert [mask.sum() for mask in split_pieces(salient, seeds * 0)] == [20, 16]
@@ -101,7 +101,9 @@ def test_painting():
     assert not painted_labels(photo, [0, 0, 0], ()).labels.any()
     nothing = Boxes(np.zeros((0, 4), dtype=np.int32), np.zeros(0, dtype=np.float32), (), (2, 3))
     assert painted_labels(nothing, [], (1,)).labels.tolist() == [[255] * 3] * 2
-    full = Boxes(np.array([[1, 0, 3, 1]], dtype=np.int32), np.ones(1, dtype=np.float32), (0,), (2, 3))  # a box of no mask
+    full = Boxes(
+        np.array([[1, 0, 3, 1]], dtype=np.int32), np.ones(1, dtype=np.float32), (0,), (2, 3)
+    )  # a box of no mask
     assert painted_labels(full, [7], (7,)).labels.tolist() == [[0, 7, 7], [0, 0, 0]]
 
 
@@ -122,7 +124,9 @@ def test_tagged_instances_count_from_the_surest_and_are_all_to_be_seen():
 @pytest.mark.parametrize("count", [0, 300])
 def test_more_instances_than_ids(count):
     masks = [np.arange(400).reshape(20, 20) == n for n in range(count)] or [np.zeros((20, 20), dtype=bool)]
-    photo = instances_of(*masks) if count else Boxes(np.zeros((0, 4), dtype=np.int32), np.zeros(0, np.float32), (), (2, 2))
+    photo = (
+        instances_of(*masks) if count else Boxes(np.zeros((0, 4), dtype=np.int32), np.zeros(0, np.float32), (), (2, 2))
+    )
     made = tagged_instances(photo, [1] * count, [n / 300 for n in range(count)])
     assert len(made.classes) == min(count, 255)
     assert made.ids.max(initial=0) == len(made.classes)

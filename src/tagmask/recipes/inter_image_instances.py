@@ -22,6 +22,7 @@ from tagmask.outcome import Outcome
 from tagmask.refine.association import ATTENTION_ALONE
 from tagmask.refine.crf import DEEPLAB_V2_CRF
 from tagmask.retrain import retrain
+from tagmask.saliency import checked_source, saliency_maps
 from tagmask.salient_instances import (
     SALIENCY,
     attended,
@@ -30,7 +31,6 @@ from tagmask.salient_instances import (
     instances_supervision,
     salient_instances,
 )
-from tagmask.saliency import checked_source, saliency_maps
 from tagmask.types import Dataset, LabelMap
 from tagmask.work import Work
 
@@ -68,7 +68,7 @@ class Options:
     rescale: bool = False  # multiply it by the mean degree of the graph over 5; ours
     keep: float = 0.8  # share of the instances that get a tag, the rest is noise (1: no noise); ours (not published)
     solver: str = "milp"  # milp (the best answer) or icm (a good one, sooner); paper (CPLEX; icm: ours)
-    limit: float = 60.0  # seconds after which the best answer so far is taken, for each group; ours
+    seconds: float = 60.0  # after so many the best answer so far is taken, for each group; ours
     group: int = 400  # instances that are assigned together; paper
     grouping: str = "alike"  # such groups are of what looks alike (alike) or by lot (shuffled); ours (paper: by lot)
     missed: bool = True  # where a tag has no instance, what none covers is unknown, not background; ours

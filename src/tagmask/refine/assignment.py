@@ -69,13 +69,13 @@ def iterated_tags(scores: NDArray[np.floating], graph: csr_array, lam: float, ke
 
 
 def solved_tags(
-    scores: NDArray[np.floating], graph: csr_array, lam: float, kept: int, *, limit: float = 60.0
+    scores: NDArray[np.floating], graph: csr_array, lam: float, kept: int, *, seconds: float = 60.0
 ) -> Answer:
-    """Return the best answer, as a mixed-integer linear programme solved by HiGHS, or the best found in ``limit`` seconds.
+    """Return the best answer, as a mixed-integer linear programme solved by HiGHS, or the best found in so many ``seconds``.
 
     As W is not negative, a product x_ij x_ik may be a variable z_ijk in [0, 1] with z <= x_ij and z <= x_ik, which there is
     only for edges and the tags that both their ends may have. It is never worse than ``iterated_tags``. An answer that
-    the limit ended depends on the machine; its gap says so.
+    the clock ended depends on the machine; its gap says so.
     """
     plain = iterated_tags(scores, graph, lam, kept)
     value = objective(plain, scores, graph, lam)
@@ -87,7 +87,7 @@ def solved_tags(
     integral[: len(owner)] = 1
     found = milp(
         c=cost, integrality=integral, bounds=Bounds(lb=0, ub=1), constraints=rows,
-        options={"time_limit": limit, "mip_rel_gap": GAP},
+        options={"time_limit": seconds, "mip_rel_gap": GAP},
     )  # fmt: skip
     tags = np.zeros(len(scores), dtype=np.int64)
     if found.x is not None:
@@ -116,9 +116,7 @@ def _kept_only(tags: NDArray[np.int64], gains: NDArray[np.floating], kept: int) 
     return answer
 
 
-def _swept(
-    tags: NDArray[np.int64], alone: NDArray[np.floating], graph: csr_array, kept: int
-) -> NDArray[np.int64]:
+def _swept(tags: NDArray[np.int64], alone: NDArray[np.floating], graph: csr_array, kept: int) -> NDArray[np.int64]:
     """Let each instance take its best tag in turn, given those of the others, and make noise of what gains least."""
     n, classes = alone.shape
     said = csr_array((np.ones(n), tags, np.arange(n + 1)), shape=(n, classes))  # one tag a row; 0 is never asked for

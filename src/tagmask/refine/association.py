@@ -31,7 +31,7 @@ class Rule:
     Without ``graph`` attention alone decides, and with ``lam`` 0 too, lots do. ``keep`` is the share that is not noise.
     ``grouping`` "alike" searches the ``neighbours`` of each instance among all, and shares out the graph so that much of
     it stays inside of a ``group`` (ours); "shuffled" makes the groups by lot, and in each a graph of its own (paper).
-    ``rescale`` multiplies ``lam`` by the mean degree of the group's graph over ``DEGREE``. ``limit`` are the seconds of one
+    ``rescale`` multiplies ``lam`` by the mean degree of the group's graph over ``DEGREE``. ``seconds`` is the time of one
     group's programme.
     """
 
@@ -42,7 +42,7 @@ class Rule:
     mutual: bool = False
     keep: float = 0.8  # ours
     solver: str = "milp"
-    limit: float = 60.0  # ours
+    seconds: float = 60.0  # ours
     group: int = 400  # paper
     grouping: str = "alike"
 
@@ -50,7 +50,7 @@ class Rule:
         for name, known in {"solver": SOLVERS, "grouping": GROUPINGS}.items():
             if (given := getattr(self, name)) not in known:
                 raise OptionError(f"{name} is {given!r}{did_you_mean(given, known)}; expected {' or '.join(known)}.")
-        for name in ("neighbours", "limit", "group"):
+        for name in ("neighbours", "seconds", "group"):
             if getattr(self, name) <= 0:
                 raise OptionError(f"{name} is {getattr(self, name)}; expected a positive number.")
         if not (0 < self.keep <= 1 and self.lam >= 0):
@@ -127,7 +127,9 @@ def associate(
         if features is None or len(features) != n:
             raise ValueError(f"the graph needs the features of {n} instances")
         alike = rule.grouping == "alike"
-        for group, graph, kept in _alike(candidates, features, rule, facts) if alike else _by_lot(features, rule, random):
+        for group, graph, kept in (
+            _alike(candidates, features, rule, facts) if alike else _by_lot(features, rule, random)
+        ):
             answer = _answer(candidates.scores(group), graph, kept, rule)
             tags[group] = answer.tags
             facts["groups"] += 1
@@ -144,7 +146,9 @@ def _by_lot(features: NDArray[np.floating], rule: Rule, random: np.random.Genera
         yield group, graph, rule.kept_of(len(group))
 
 
-def _alike(candidates: Candidates, features: NDArray[np.floating], rule: Rule, facts: dict[str, Any]) -> Iterator[Group]:
+def _alike(
+    candidates: Candidates, features: NDArray[np.floating], rule: Rule, facts: dict[str, Any]
+) -> Iterator[Group]:
     """Yield groups of what is joined in the graph of all, and add to the facts how much of it lies ``inside``."""
     whole = _comparable(neighbour_graph(features, rule.neighbours, mutual=rule.mutual), candidates)
     groups = alike_groups(whole, rule.group)
@@ -157,7 +161,7 @@ def _answer(scores: NDArray[np.float64], graph: csr_array, kept: int, rule: Rule
     """Return the tags of one group."""
     lam = rule.lam_for(graph)
     if rule.solver == "milp":
-        return solved_tags(scores, graph, lam, kept, limit=rule.limit)
+        return solved_tags(scores, graph, lam, kept, seconds=rule.seconds)
     tags = iterated_tags(scores, graph, lam, kept)
     return Answer(tags, objective(tags, scores, graph, lam), gap=None)
 
@@ -175,9 +179,7 @@ def _comparable(graph: csr_array, candidates: Candidates) -> csr_array:
     return kept
 
 
-def _shares_of(
-    groups: Sequence[NDArray[np.int64]], graph: csr_array, candidates: Candidates, rule: Rule
-) -> list[int]:
+def _shares_of(groups: Sequence[NDArray[np.int64]], graph: csr_array, candidates: Candidates, rule: Rule) -> list[int]:
     """Return how many of each group are kept: what looks alike may be noise alike, so groups are not cut by the same share.
 
     It is the number of its instances among those of all that gain most while each has the tag that attention sees. Source:

@@ -73,9 +73,7 @@ def _nearest(seeds: NDArray[np.integer]) -> NDArray[np.integer]:
     return seeds[rows, columns]
 
 
-def painted_labels(
-    instances: Boxes, assigned: Sequence[int], tags: Sequence[int], *, missed: bool = True
-) -> LabelMap:
+def painted_labels(instances: Boxes, assigned: Sequence[int], tags: Sequence[int], *, missed: bool = True) -> LabelMap:
     """Paint each instance with the tag that it was ``assigned``, and with 255 where that is 0, noise; smaller ones on top.
 
     What no instance covers is background. It is 255, though, where no instance got a tag, and with ``missed`` where one of
