@@ -27,6 +27,19 @@ def labels(folder, stage, name):
     return np.asarray(Image.open(folder / stage / f"{name}.png"))
 
 
+def until_the_segmenter(data, work, monkeypatch, **options):
+    """Run the recipe up to its last network; return the folder of the run."""
+
+    def stop(*given, **options):
+        raise StopIteration
+
+    monkeypatch.setattr(inter_image_instances, "retrain", stop)
+    work.longest = LONGEST  # as `go` has it
+    with pytest.raises(StopIteration):
+        inter_image_instances.run(data, work, inter_image_instances.Options(**{**quick(NAME), **options}))
+    return work.out
+
+
 def value(folder, stage, name=None):
     return json.loads((folder / stage / (f"{name}.json" if name else "value.json")).read_text())
 
@@ -70,10 +83,11 @@ def test_instances_are_left_with_their_tags(toy, folder):
     assert {each["category_id"] for each in told["annotations"]} <= {tag for sample in toy.train for tag in sample.tags}
 
 
-def test_without_the_graph_no_features_are_learned(toy, folder, tmp_path):
-    done = go(NAME, toy, tmp_path / "run", store=folder / "store", graph=False, keep=1.0)
-    assert not {"features", "features-single", "embedded"} & {stage["name"] for stage in done.metrics["stages"]}
-    assert value(done.folder, "assigned")["tags"] == value(done.folder, "by-attention")["tags"]
+def test_without_the_graph_no_features_are_learned(toy, work, folder, monkeypatch):
+    work.store = folder / "store"
+    out = until_the_segmenter(toy, work, monkeypatch, graph=False, keep=1.0)
+    assert not {"features", "features-single", "embedded"} & {cost.name for cost in work.costs}
+    assert value(out, "assigned")["tags"] == value(out, "by-attention")["tags"]
 
 
 def test_instances_of_the_users_own(toy, tmp_path, folder):
@@ -122,37 +136,32 @@ def test_instances_of_the_users_own(toy, tmp_path, folder):
     ],
 )
 def test_each_option_reaches_its_stage(toy, work, folder, monkeypatch, option, stage):
-    def stop(*given, **options):
-        raise StopIteration
-
-    monkeypatch.setattr(inter_image_instances, "retrain", stop)
-    work.store, work.longest = folder / "store", LONGEST  # as `go` has it
-    with pytest.raises(StopIteration):
-        inter_image_instances.run(toy, work, inter_image_instances.Options(**{**quick(NAME), **option}))
+    work.store = folder / "store"
+    until_the_segmenter(toy, work, monkeypatch, **option)
     assert next(cost.name for cost in work.costs if cost.computed) == stage
 
 
-@pytest.mark.parametrize("shape", [bare, few])
 @pytest.mark.parametrize(
-    "rule", [{"grouping": "shuffled", "group": 2, "solver": "icm"}, {"mutual": True, "split": 0.0}]
+    ("shape", "rule"),
+    [(bare, {"grouping": "shuffled", "group": 2, "solver": "icm"}), (few, {"mutual": True, "split": 0.0})],
 )
-def test_every_rule_on_any_data(toy, tmp_path, shape, rule):
+def test_every_rule_on_any_data(toy, work, tmp_path, monkeypatch, shape, rule):
     data = shape(toy, tmp_path / "data")
-    done = go(NAME, data, tmp_path / "run", **rule)
+    out = until_the_segmenter(data, work, monkeypatch, **rule)
     for sample in data.train:
-        painted = labels(done.folder, "painted", sample.name)
+        painted = labels(out, "painted", sample.name)
         assert set(np.unique(painted)) <= {0, 255, *sample.tags}
         if not sample.tags:
             assert not painted.any()
 
 
-def test_a_photo_in_which_nothing_stands_out_teaches_nothing(toy, tmp_path):
+def test_a_photo_in_which_nothing_stands_out_teaches_nothing(toy, work, tmp_path, monkeypatch):
     flat = tmp_path / "flat.png"
     Image.new("RGB", (48, 48), (90, 90, 90)).save(flat)
     data = replace(toy, samples=(replace(toy.train[0], name="flat", image=flat, mask=None), *toy.train[:5]), splits={})
-    done = go(NAME, data, tmp_path / "run")
-    assert value(done.folder, "assigned")["tags"]["flat"] == []
-    assert (labels(done.folder, "painted", "flat") == 255).all()
+    out = until_the_segmenter(data, work, monkeypatch)
+    assert value(out, "assigned")["tags"]["flat"] == []
+    assert (labels(out, "painted", "flat") == 255).all()
 
 
 @pytest.mark.parametrize(
