@@ -194,6 +194,20 @@ DESK_FEEDBACK = {
     "box_samples": 32,
     "box_rate": 0.002,
 }
+DESK_INSTANCES = {
+    **DESK_SEGMENTER,
+    **DESK_TAGS,
+    "flip": True,
+    "batch": 16,
+    "output_stride": 16,
+    "segmenter": "deeplab-v3",
+    "rate": 0.002,
+    "test_scales": (1.0,),
+    "test_crf": False,
+    "single_epochs": 10.0,
+    "feature_epochs": 10.0,
+    "feature_rate": 0.002,
+}
 DESK_GUIDED = {
     **DESK_SEGMENTER,
     **DESK_TAGS,
@@ -244,6 +258,11 @@ DESK = {
     "ficklenet": Row("ficklenet", DESK_FICKLE),
     "augmented_feedback": Row("augmented_feedback", DESK_FEEDBACK),
     "augmented_feedback, without GrabCut": Row("augmented_feedback", {**DESK_FEEDBACK, "middle": "none"}),
+    "inter_image_instances": Row("inter_image_instances", DESK_INSTANCES),
+    "inter_image_instances, without noise": Row("inter_image_instances", {**DESK_INSTANCES, "keep": 1.0}),
+    "inter_image_instances, without graph and noise": Row(
+        "inter_image_instances", {**DESK_INSTANCES, "keep": 1.0, "graph": False}
+    ),
     "mcof": Row("mcof", DESK_MCOF),
     "mcof, one round": Row("mcof", {**DESK_MCOF, "rounds": 1}),
     "nsrom": Row("nsrom", DESK_NSROM),
