@@ -58,8 +58,11 @@ METRICS = {
         "grown": {"miou": 0.5},
     },
     "saliency": {"precision": 0.6123, "recall": None, "best_cut": 0.4},
+    "boxes": {"truth": "masks", "images": 9, "corloc": 0.4321, "ap50": 0.2345},
+    "box_steps": {"prior & such": {"corloc": 0.1234, "ap50": None}},
+    "val_boxes": {"truth": "masks", "images": 3, "corloc": 0.3579, "ap50": 0.1579},
 }
-MEASURED = ("train_masks", "val", "activation", "seeds", "steps", "saliency")
+MEASURED = ("train_masks", "val", "activation", "seeds", "steps", "saliency", "boxes", "val_boxes")
 CURVES = {
     "classifier": [{"step": step, "loss": 1 / (step + 1), "part": math.nan, "lr": 0.01} for step in range(900)],
     "empty": [],
@@ -159,6 +162,8 @@ def test_everything_is_shown(tmp_path: Path) -> None:
         "88.1", "33.3", "124", "agreement of scales & flips", "0.22", "47.1 % mIoU", "0.27", "48.3 % mIoU",
         "1.2 points of mIoU", "1000", "640", "360", "6 min 52 s", "512 MB", "Pixels labelled61.3 %",
         "Something new25.0 %", "cues & such14.331.072.0", "grown50.0100.050.0", "final masks61.3100.061.3",
+        "prior & such12.3-", "final boxes43.223.4",
+        "on val, without tags35.815.8", "the connected parts of masks",
         "Objects: precision61.2 %", "IoU 90.2 %", "doubt 0.26", "dir/worst", "<bus> & co",
     ):  # fmt: skip
         assert said.lower() in text.lower(), said

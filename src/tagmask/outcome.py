@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tagmask.data.photos import PerImage
+from tagmask.data.photos import Joined, PerImage
 from tagmask.nets.segmenter import Segmenter
-from tagmask.types import Activation, Instances, LabelMap, Saliency
+from tagmask.types import Activation, Boxes, Instances, LabelMap, Saliency
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,10 @@ class Outcome:
     ``steps`` are the label maps on the way, by name, in order: each is scored where the user has masks. ``val_steps`` are
     what simpler means than the segmenter say of the validation photos, without their tags, for comparison.
     ``predict`` are the options with which the segmenter is to be used on new photos (see ``predict_labels``).
-    ``instances`` are the single objects of the training photos, from methods that find such. ``saliency`` is what stood
-    out in them, for methods that ask, and ``supervision`` what people had to paint or draw for it, beyond what the method
-    itself needs ("none" for a detector).
+    ``instances`` are the single objects of the training photos, ``boxes`` those around them, from methods that find such;
+    ``box_steps`` are the boxes on the way, ``val_boxes`` those of validation photos, found without their tags.
+    ``saliency`` is what stood out in the training photos, for methods that ask, and ``supervision`` what people had to
+    paint or draw for it, beyond what the method itself needs ("none" for a detector).
     """
 
     masks: PerImage[LabelMap]
@@ -32,5 +33,15 @@ class Outcome:
     val_steps: Mapping[str, PerImage[LabelMap]] = field(default_factory=dict)
     predict: dict[str, Any] = field(default_factory=dict)
     instances: PerImage[Instances] | None = None
+    boxes: PerImage[Boxes] | None = None
+    box_steps: Mapping[str, PerImage[Boxes]] = field(default_factory=dict)
+    val_boxes: PerImage[Boxes] | None = None
     saliency: PerImage[Saliency] | None = None
     supervision: str = "none"
+
+    @property
+    def all_boxes(self) -> PerImage[Boxes] | None:
+        """The boxes of training and validation photos together; None from methods that find none."""
+        if self.boxes is None or self.val_boxes is None:
+            return self.boxes
+        return Joined(self.boxes, self.val_boxes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tagmask.boxes import FILE, boxes_of_run, score_boxes
 from tagmask.data.listing import walk, without_ending
 from tagmask.data.photos import Photos, Truth
 from tagmask.data.pixels import ENDINGS, image_size, read_mask, write_mask
@@ -96,39 +97,65 @@ def evaluate_folder(
 ) -> dict[str, Any]:
     """Score ``NAME.png`` under ``masks`` (or ``masks/masks``, a run's) against the masks of ``data``, as JSON types.
 
+    Where the run has boxes (``masks/boxes.json``) and the data boxes or masks to compare them with, ``boxes`` scores these;
+    without a mask to compare it is all that is scored.
+
     Raises DataError where nothing can be compared and OptionError for an unknown split or class.
     """
     folder = masks / "masks" if (masks / "masks").is_dir() else masks
-    samples = [sample for sample in data.samples if sample.mask is not None]
+    samples = list(data.samples)
     if split is not None:
         if split not in data.splits:
             raise OptionError(
                 f"no split {split!r}{did_you_mean(split, data.splits)}; expected: {', '.join(data.splits)}."
             )
         samples = [sample for sample in samples if sample.name in set(data.splits[split])]
+    everything = samples
+    samples = [sample for sample in samples if sample.mask is not None]
     found = [sample for sample in samples if (folder / f"{sample.name}.png").exists()]
-    if not found:
-        raise DataError(f"{folder}: holds no NAME.png for any of the {len(samples)} images with a mask in {data.root}.")
     unknown = [name for name in only or () if name not in data.classes]
     if unknown:
         raise OptionError(f"no class {unknown[0]!r}{did_you_mean(unknown[0], data.classes)} in {data.root}.")
+    ids = [data.classes.index(name) for name in only] if only else None
+    boxes = _scored_boxes(masks / FILE, data, everything, ids)
+    if not found and boxes:
+        return {"classes": list(data.classes), **boxes}
+    if not found:
+        raise DataError(f"{folder}: holds no NAME.png for any of the {len(samples)} images with a mask in {data.root}.")
     truth, confusion = Truth(found, len(data.classes)), Confusion(len(data.classes))
     for sample in found:
         labels = LabelMap(read_mask(folder / f"{sample.name}.png", classes=len(data.classes)))
         known = truth[sample.name].labels
         confusion.add(known, fit_to_photo(labels, known.shape).labels)
-    scores = confusion.scores(only=[data.classes.index(name) for name in only] if only else None)
+    scores = confusion.scores(only=ids)
     return {
         "classes": list(data.classes),
         "images": len(found),
         "without_prediction": len(samples) - len(found),
         **scores.to_json(),
         "groups": group_scores(confusion, data),
+        **boxes,
     }
+
+
+def _scored_boxes(file: Path, data: Dataset, samples: Sequence[Sample], only: Sequence[int] | None) -> dict[str, Any]:
+    """Return ``boxes`` with their scores where there is such a file and something to compare it with, else nothing."""
+    scores = score_boxes(samples, len(data.classes), boxes_of_run(file, data).get, only) if file.is_file() else None
+    return {} if scores is None else {"boxes": scores}
 
 
 def render_scores(scores: dict[str, Any]) -> str:
     """Return the scores as a table for a terminal."""
+    lines = _mask_lines(scores) if "iou" in scores else []
+    if "boxes" in scores:
+        boxes = scores["boxes"]
+        corloc, ap50 = ("-" if boxes[key] is None else f"{100 * boxes[key]:.1f}" for key in ("corloc", "ap50"))
+        against = "boxes" if boxes["truth"] == "boxes" else "the parts of masks"
+        lines.append(f"CorLoc {corloc}, AP50 {ap50} of the boxes in {boxes['images']} images, against {against}")
+    return "\n".join(lines) + "\n"
+
+
+def _mask_lines(scores: dict[str, Any]) -> list[str]:
     width = max(len(name) for name in scores["classes"])
     lines = [f"{'class':<{width}}    IoU  precision  recall"]
     for name, *values in zip(scores["classes"], scores["iou"], scores["precision"], scores["recall"], strict=True):
@@ -145,4 +172,4 @@ def render_scores(scores: dict[str, Any]) -> str:
         lines.append(
             f"{scores['without_prediction']} images have a mask in the data but none here; they are not counted."
         )
-    return "\n".join(lines) + "\n"
+    return lines

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tagmask.boxes import lay_boxes
 from tagmask.data.novel import guarded
 from tagmask.data.photos import Joined, PerImage, Sizes
 from tagmask.errors import OptionError, RunError, did_you_mean
@@ -80,6 +81,12 @@ class Run:
                     f"mIoU    {100 * metrics[part]['miou']:.1f} of the {what} ({metrics[part]['images']} images)"
                     + (f": {', '.join(groups)}" if groups else "")
                 )
+        if "boxes" in metrics:
+            known = {key: metrics["boxes"][key] for key in ("corloc", "ap50")}
+            corloc, ap50 = ("-" if value is None else f"{100 * value:.1f}" for value in known.values())
+            lines.append(
+                f"boxes   CorLoc {corloc}, AP50 {ap50} of the training photos ({metrics['boxes']['images']} images)"
+            )
         return "\n".join(lines)
 
 
@@ -175,6 +182,7 @@ def finish(data: Dataset, work: Work, outcome: Outcome) -> PerImage[LabelMap] | 
         masks = Joined(masks, work.each("others", predict_labels, outcome.segmenter, rest, **looks))
     shown = work.each("masks", fit_to_photo, masks, Sizes([sample for sample in data.samples if sample.name in masks]))
     lay_instances(data, work, shown, outcome.instances)
+    lay_boxes(data, work.out, outcome.all_boxes)
     if not data.val:
         return None
     return work.each("predictions", predict_labels, outcome.segmenter, data.val, **outcome.predict)
@@ -198,7 +206,17 @@ def device_name(device: str) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of what a result depends on."""
-    packages = ("tagmask", "torch", "torchvision", "timm", "numpy", "numba", "opencv-contrib-python-headless", "pillow")
+    packages = (
+        "tagmask",
+        "torch",
+        "torchvision",
+        "timm",
+        "numpy",
+        "numba",
+        "opencv-contrib-python-headless",
+        "pillow",
+        "scikit-learn",
+    )
     return {"python": platform.python_version(), **{package: metadata.version(package) for package in packages}}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tagmask.augment import resize_labels
+from tagmask.boxes import score_boxes
 from tagmask.data.novel import groups
 from tagmask.data.photos import PerImage, Photos, Truth
 from tagmask.evaluate import Confusion, image_iou
@@ -68,6 +69,7 @@ def summarise(
         if len(val) and predictions is not None:
             metrics["val"] = score(val, predictions, data, counter.advance)
             metrics["val_steps"] = {n: score(val, m, data) for n, m in outcome.val_steps.items()}
+        metrics |= _box_scores(data, outcome)
     if outcome.threshold is not None:
         metrics["threshold_choice"] = outcome.threshold
         if outcome.activation is not None and len(train):
@@ -106,6 +108,21 @@ def score(
 def group_scores(confusion: Confusion, data: Dataset) -> dict[str, float | None]:
     """Return the mIoU over the ``base`` classes, with the background, and over the ``novel`` ones; {} without such."""
     return {name: confusion.scores(only=ids).to_json()["miou"] for name, ids in groups(data).items()}
+
+
+def _box_scores(data: Dataset, outcome: Outcome) -> dict[str, Any]:
+    """Return ``boxes``, ``box_steps`` and ``val_boxes``, each scored where there is something to compare with."""
+    if outcome.boxes is None:
+        return {}
+    classes, steps = len(data.classes), outcome.box_steps
+    scored = {"boxes": score_boxes(data.train, classes, outcome.boxes.__getitem__)}
+    if outcome.val_boxes is not None:
+        scored["val_boxes"] = score_boxes(data.val, classes, outcome.val_boxes.__getitem__)
+    on_the_way = {name: score_boxes(data.train, classes, boxes.__getitem__) for name, boxes in steps.items()}
+    return {
+        **{name: scores for name, scores in scored.items() if scores is not None},
+        **({"box_steps": on_the_way} if scored["boxes"] is not None else {}),
+    }
 
 
 def _supervision(method: Method, outcome: Outcome) -> str:

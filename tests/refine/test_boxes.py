@@ -10,9 +10,13 @@ from tagmask.refine.boxes import (
     average_precision,
     box_of,
     mask_of,
+    moved,
+    moves_between,
     overlaps,
     packed,
+    standing_out,
     strongest_apart,
+    whole_pixels,
 )
 from tagmask.types import Boxes
 
@@ -111,3 +115,26 @@ def test_quality_on_a_case_by_hand():
 def test_boxes_outside_the_image_are_refused(wrong):
     with pytest.raises(ValueError, match="must not be empty and lie in 12x12"):
         held(np.array(wrong, dtype=np.int32), [1], [0])
+
+
+def test_what_stands_out_is_the_inside_less_the_ring():
+    random = np.random.default_rng(0)
+    values, boxes = random.random((12, 12)), some(random, 30)
+    for box, found in zip(boxes, standing_out(values, boxes), strict=True):
+        x0, y0, x1, y1 = box
+        wide, tall = np.ceil((x1 - x0) / 4).astype(int), np.ceil((y1 - y0) / 4).astype(int)
+        inside, around = full(box), np.zeros((12, 12), dtype=bool)
+        around[max(0, y0 - tall) : y1 + tall, max(0, x0 - wide) : x1 + wide] = True
+        around &= ~inside
+        expected = values[inside].mean() - (values[around].mean() if around.any() else 0)
+        assert found == pytest.approx(expected)
+
+
+def test_boxes_move_where_they_were_meant_to():
+    random = np.random.default_rng(1)
+    boxes, targets = some(random, 40), some(random, 40)
+    np.testing.assert_array_equal(moved(boxes, moves_between(boxes, targets), (12, 12)), targets)
+    np.testing.assert_array_equal(moved(boxes, np.zeros((40, 4)), (12, 12)), boxes)
+    wild = moved(boxes, random.normal(0, 100, (40, 4)), (12, 12))
+    held(wild, np.ones(40), [1] * 40)  # lies inside, not empty
+    assert whole_pixels(np.array([[-3.0, 2.6, 2.4, 2.7]]), (9, 9)).tolist() == [[0, 3, 2, 4]]

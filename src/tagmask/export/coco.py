@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from tagmask.export.checks import NamedMask, checked
-from tagmask.files import whole
-from tagmask.types import BACKGROUND, UNKNOWN, Instances
+from tagmask.files import whole, write_json
+from tagmask.types import BACKGROUND, UNKNOWN, Boxes, Instances
 
 Region = tuple[int, NDArray[np.bool_], float | None]  # class id, pixels (H, W), score
 
@@ -70,6 +70,28 @@ def write_coco(
         shutil.copyfileobj(annotations, images)
         images.write("\n]}\n")
     return path
+
+
+def write_boxes(boxes: Iterable[tuple[str, str, Boxes]], classes: Sequence[str], path: Path) -> None:
+    """Write (name, file name, boxes) of every image to ``path``, as COCO with scores and without segmentations.
+
+    ``name`` of an image is beside COCO's own ``file_name``. Ids count from 1 in the order given. Appears by atomic rename.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (name, file, held) in enumerate(boxes, start=1):
+        height, width = held.size
+        images.append({"id": number, "file_name": file, "name": name, "width": width, "height": height})
+        for (x0, y0, x1, y1), score, tag in zip(held.boxes.tolist(), held.scores.tolist(), held.classes, strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1, "image_id": number, "category_id": tag, "iscrowd": 0,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "score": round(score, 5),
+                }
+            )  # fmt: skip
+    categories = [{"id": index, "name": name} for index, name in enumerate(classes) if index != BACKGROUND]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"categories": categories, "images": images, "annotations": annotations})
 
 
 def polygons(region: NDArray[np.bool_]) -> list[list[int]]:

@@ -18,6 +18,7 @@ from tagmask.files import read_json, whole, write_json
 from tagmask.nets.affinity import AffinityNet
 from tagmask.nets.backbones import Backbone, build_backbone
 from tagmask.nets.boundary import BoundaryNet
+from tagmask.nets.boxes import BoxNet, FasterBoxNet
 from tagmask.nets.classifier import Classifier
 from tagmask.nets.embedding import EmbeddingNet
 from tagmask.nets.fickle import FickleNet
@@ -49,6 +50,8 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "localiser": Localiser,
     "embedding": EmbeddingNet,
     "temporal": TemporalSegmenter,
+    "boxes": BoxNet,
+    "faster-boxes": FasterBoxNet,
 }
 WHAT_TO_DO = "run again the command that made it, or give another folder."
 

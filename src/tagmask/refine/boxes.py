@@ -15,6 +15,8 @@ from torchvision.ops import nms
 from tagmask.types import Boxes
 
 HIT = 0.5  # intersection over union from which a box is right; VOC
+MOVES = np.array([0.1, 0.1, 0.2, 0.2])  # recalled (Fast R-CNN): the usual size of each move
+MOST_GROWTH = np.log(1000 / 16)  # recalled (Detectron): a box grows by no more than e to this
 
 
 def overlaps(first: NDArray[np.integer], second: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -69,6 +71,55 @@ def strongest_apart(
     return kept[:most] if most else kept
 
 
+def standing_out(
+    values: NDArray[np.floating], boxes: NDArray[np.integer], *, ring: float = 0.25
+) -> NDArray[np.float64]:
+    """Return how much more of ``values`` (H, W) lies in each box than around it: the difference of the means, (n,).
+
+    Around it is a ring as wide as ``ring`` times the box's sides, as far as it lies in the image.  # ours
+    """
+    height, width = values.shape
+    table = np.zeros((height + 1, width + 1))
+    table[1:, 1:] = values.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+
+    def total(b: NDArray[np.integer]) -> NDArray[np.float64]:
+        return table[b[:, 3], b[:, 2]] - table[b[:, 1], b[:, 2]] - table[b[:, 3], b[:, 0]] + table[b[:, 1], b[:, 0]]
+
+    wide = np.ceil(ring * (boxes[:, 2:] - boxes[:, :2])).astype(np.int64)  # (n, 2)
+    outer = np.concatenate([boxes[:, :2] - wide, boxes[:, 2:] + wide], axis=1)
+    outer = outer.clip(min=0, max=[width, height] * 2)
+    inside, around = total(boxes), areas(outer) - areas(boxes)
+    return inside / areas(boxes) - (total(outer) - inside) / around.clip(min=1)
+
+
+def moves_between(boxes: NDArray[np.integer], targets: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Return how boxes (n, 4) must move to become ``targets`` (n, 4): float32 (n, 4) of about unit size.
+
+    Shifts of the centre in sides of the box, and logarithms of the ratios of the sides, over 0.1, 0.1, 0.2, 0.2.
+    Source: Girshick (Fast R-CNN), recalled.
+    """
+    sides, wanted = (b[:, 2:].astype(np.float64) - b[:, :2] for b in (boxes, targets))
+    shift = (targets[:, :2] + wanted / 2) - (boxes[:, :2] + sides / 2)
+    return (np.concatenate([shift / sides, np.log(wanted / sides)], axis=1) / MOVES).astype(np.float32)
+
+
+def moved(boxes: NDArray[np.integer], moves: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.int32]:
+    """Return boxes (n, 4) after ``moves_between``, whole pixels inside of ``size`` (H, W), none of them empty."""
+    sides = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
+    steps = moves.astype(np.float64) * MOVES
+    centre = boxes[:, :2] + sides / 2 + steps[:, :2] * sides
+    half = sides * np.exp(steps[:, 2:].clip(max=MOST_GROWTH)) / 2
+    return whole_pixels(np.concatenate([centre - half, centre + half], axis=1), size)
+
+
+def whole_pixels(boxes: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.int32]:
+    """Return boxes (n, 4) rounded and cut at the border of ``size`` (H, W), of one pixel at least: int32."""
+    height, width = size
+    low = np.rint(boxes[:, :2]).clip(min=0, max=[width - 1, height - 1])
+    high = np.maximum(np.rint(boxes[:, 2:]).clip(max=[width, height]), low + 1)
+    return np.concatenate([low, high], axis=1).astype(np.int32)
+
+
 def average_precision(
     scores: NDArray[np.floating], right: NDArray[np.bool_], objects: int, *, eleven_points: bool = False
 ) -> float:
@@ -118,8 +169,11 @@ class BoxQuality:
                     taken[best] = True
                 self._hits[c].append((float(found.scores[index]), right))
 
-    def scores(self) -> dict[str, float | list[float | None] | None]:
-        """Return ``corloc`` and ``ap50``, means over the classes that occur, and both by class; as JSON types."""
+    def scores(self, only: Sequence[int] | None = None) -> dict[str, float | list[float | None] | None]:
+        """Return ``corloc`` and ``ap50``, means over the classes that occur, and both by class; as JSON types.
+
+        With ``only`` these class ids alone count for the means.
+        """
         corloc: list[float | None] = [None] * self.classes
         ap50: list[float | None] = [None] * self.classes
         for c in range(1, self.classes):
@@ -127,7 +181,9 @@ class BoxQuality:
                 hits = np.array(self._hits[c], dtype=np.float64).reshape(-1, 2)
                 corloc[c] = float(self._located[1, c] / self._located[0, c])
                 ap50[c] = average_precision(hits[:, 0], hits[:, 1] > 0, int(self._objects[c]))
-        return {"corloc": _mean(corloc), "ap50": _mean(ap50), "corloc_by_class": corloc, "ap50_by_class": ap50}
+        ids = range(self.classes) if only is None else only
+        means = {name: _mean([values[c] for c in ids]) for name, values in (("corloc", corloc), ("ap50", ap50))}
+        return {**means, "corloc_by_class": corloc, "ap50_by_class": ap50}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -115,6 +115,7 @@ def render(report: Report) -> str:
         table=tables.class_table(report.classes, metrics),
         threshold=tables.threshold(metrics),
         steps=tables.step_table(metrics),
+        boxes=tables.box_table(metrics),
         seed_facts=tables.seed_facts(metrics),
         saliency_facts=tables.saliency_facts(metrics),
         charts=tables.training_charts(report.curves),

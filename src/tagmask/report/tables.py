@@ -177,6 +177,27 @@ def step_table(metrics: Metrics) -> list[dict[str, Any]]:
     ]
 
 
+def box_table(metrics: Metrics) -> dict[str, Any] | None:
+    """Return ``truth`` and ``rows`` (name, CorLoc, AP50, width of its bar), one for each set of boxes; None without such."""
+    final = part(metrics, "boxes")
+    if not final:
+        return None
+    known = {**part(metrics, "box_steps"), "final boxes": final, "on val, without tags": part(metrics, "val_boxes")}
+    scored: dict[str, Metrics] = {
+        name: scores for name, scores in known.items() if isinstance(scores, Mapping) and scores
+    }
+    rows = [
+        {
+            "name": name,
+            "corloc": percent(scores.get("corloc")),
+            "width": 100 * min(max(number(scores.get("corloc")) or 0, 0), 1),
+            "ap50": percent(scores.get("ap50")),
+        }
+        for name, scores in scored.items()
+    ]
+    return {"truth": "boxes" if final.get("truth") == "boxes" else "the connected parts of masks", "rows": rows}
+
+
 def saliency_facts(metrics: Metrics) -> list[tuple[str, str]]:
     """Return the scores of the saliency as (label, percent) pairs."""
     known = part(metrics, "saliency")
