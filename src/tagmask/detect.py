@@ -141,7 +141,8 @@ def fit_detector(
         network: nn.Module, images: Tensor, boxes: Tensor, labels: Tensor, moves: Tensor, objects: Tensor, names: Tensor
     ) -> Mapping[str, Tensor]:
         if isinstance(network, BoxNet):
-            return box_loss(*network(images.float() / 255, boxes), labels, moves)
+            scores, found_moves = network(images.float() / 255, boxes)
+            return box_loss(scores, found_moves, labels, moves)
         targets = [{"boxes": b[n > 0], "labels": n[n > 0].long()} for b, n in zip(objects, names, strict=True)]
         terms: dict[str, Tensor] = network(images.float() / 255, targets)
         return terms
