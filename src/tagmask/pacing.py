@@ -1,79 +1,32 @@
-"""Boxes learned at a pace of their own: classifiers, labels and how far to believe in photos and instances, in turns.
+"""Boxes learned at a pace of their own: from what the prior says, over the rounds of a curriculum, to boxes that teach.
 
-Zhang, Han, Zhao, Meng (C-SPCL). IJCV 2019. The closed forms are in ``refine.paced``.
+Zhang, Han, Zhao, Meng (C-SPCL). IJCV 2019.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import expit
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.svm import LinearSVC
-from torchvision.ops import roi_align
 
+from tagmask.box_features import BoxFeatures
+from tagmask.curriculum import Curriculum, Learner
 from tagmask.data.photos import PerImage, Photos
-from tagmask.errors import OptionError, did_you_mean
-from tagmask.files import link, read_json, write_json
+from tagmask.files import read_json
 from tagmask.keys import digest
 from tagmask.masked import prior_of
-from tagmask.nets.classifier import Classifier
-from tagmask.nets.folded import as_image, folded
 from tagmask.refine.boxes import areas, strongest_apart
-from tagmask.refine.paced import (
-    NOTHING,
-    Floats,
-    Owner,
-    Pace,
-    cheapest_labels,
-    first_labels,
-    hinge,
-    instance_weights,
-    photo_objective,
-    shown,
-    spread,
-)
+from tagmask.refine.paced import NOTHING, Pace, first_labels, spread
 from tagmask.types import Boxes
 from tagmask.work import Job
 
-PACING = ("both", "instance", "image", "none")  # what has weights of its own
-MOST_ITERATIONS = 10_000  # of an SVM  # ours
 APART = 0.3  # boxes of one tag overlap less; source
-
-
-class BoxFeatures(PerImage[NDArray[np.float32]]):
-    """``features[name]`` are those of a photo's boxes, float32 (n, D), read from one file that is never in memory whole."""
-
-    def __init__(self, file: Path, first: Mapping[str, Sequence[int]], key: str = ""):
-        super().__init__(list(first))
-        self.file, self._first, self._key = file, first, key
-        self._rows = np.load(file, mmap_mode="r", allow_pickle=False)
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        begin, end = self._first[name]
-        return np.asarray(self._rows[begin:end])
-
-    def key_of(self, name: str) -> str:
-        """The key of one photo's features, which follows from that of the whole."""
-        return digest([self._key, name])
-
-    def save(self, folder: Path) -> None:
-        """Write the file, and which of its rows are whose."""
-        link(self.file, folder / "features.npy")
-        write_json(folder / "rows.json", self._first)
-
-    @classmethod
-    def load(cls, folder: Path, *, device: str, key: str) -> BoxFeatures:
-        """Open what ``save`` wrote."""
-        return cls(folder / "features.npy", read_json(folder / "rows.json"), key)
 
 
 class KeptBoxes(PerImage[Boxes]):
@@ -113,181 +66,6 @@ class KeptBoxes(PerImage[Boxes]):
             scores = np.array(held["scores"], dtype=np.float32)
             found[name] = Boxes(boxes, scores, tuple(held["classes"]), (height, width))
         return cls(found, key)
-
-
-@torch.no_grad()
-def box_features(
-    classifier: Classifier, photos: Photos, prior: PerImage[Boxes], *, cells: int, job: Job
-) -> BoxFeatures:
-    """Return what the classifier's last map shows in each box that ``masked_prior`` kept, of length 1, and a 1 behind it.
-
-    The box is averaged in ``cells`` x ``cells`` parts (RoIAlign). The last column is the bias of the SVMs.
-    """
-    first: dict[str, list[int]] = {}
-    total = 0
-    for name in photos.names:
-        count = len(prior_of(prior[name])[0])
-        first[name] = [total, total + count]
-        total += count
-    width = classifier.trunk.channels[-1] * cells * cells
-    file = job.folder / "features.npy"
-    rows = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(total, width + 1))
-    with job.narrator.stage(job.name, len(photos)) as counter:
-        for name in photos.names:
-            begin, end = first[name]
-            rows[begin:end, :width] = pooled_boxes(classifier, photos[name].pixels, prior_of(prior[name])[0], cells)
-            rows[begin:end, width] = 1
-            counter.advance()
-    rows.flush()
-    return BoxFeatures(file, first)
-
-
-def pooled_boxes(
-    classifier: Classifier, pixels: NDArray[np.uint8], boxes: NDArray[np.integer], cells: int
-) -> NDArray[np.float32]:
-    """Return the last feature map averaged in ``cells`` x ``cells`` parts of each box, of length 1: (n, D cells cells)."""
-    features = folded(classifier).features(as_image(pixels, classifier))[-1].float()  # (1, D, h, w)
-    (height, width), (h, w) = pixels.shape[:2], features.shape[2:]
-    to_grid = np.array([w / width, h / height] * 2)
-    rois = torch.from_numpy((boxes * to_grid).astype(np.float32)).to(features.device)
-    cut = roi_align(input=features, boxes=[rois], output_size=cells, spatial_scale=1.0, aligned=True)
-    return torch.nn.functional.normalize(cut.flatten(start_dim=1), dim=1).cpu().numpy()
-
-
-@dataclass
-class Learner:
-    """One tagged photo on the way: what is thought of its boxes (n, 4), and how far that is believed.
-
-    ``prior``, ``margins`` and ``weights`` are (n, K), ``owner`` (n,) as in ``refine.paced``; ``easy`` is 1 where the photo
-    is thought to be simple, ``weight`` that of the photo.
-    """
-
-    name: str
-    tags: tuple[int, ...]
-    boxes: NDArray[np.int32]
-    prior: Floats
-    easy: float
-    owner: Owner
-    weights: Floats
-    margins: Floats
-    weight: float
-    size: tuple[int, int]
-
-
-class Curriculum:
-    """Classifiers, labels and weights of a whole data set, changed in turns by the four steps of C-SPCL.
-
-    Its law: every tag of a photo shows in a box, as long as there are boxes enough, and a box shows one tag at most. With
-    ``exact`` no step makes ``objective`` larger at a given ``Pace``, as far as SVMs are solved exactly. That lets boxes
-    and photos in which nobody believes end up with any label, and never come back; so without it (ours) labels and weights
-    of boxes are found as if all were believed, and a photo is judged by the mean loss of its boxes, not by the sum.
-    """
-
-    def __init__(
-        self,
-        features: PerImage[NDArray[np.float32]],
-        learners: Sequence[Learner],
-        others: Mapping[int, NDArray[np.float32]],
-        *,
-        pacing: str = "both",
-        exact: bool = False,
-        cost: float = 1.0,
-        hysteresis: float = 0.0,
-        seed: int = 0,
-    ):
-        if pacing not in PACING:
-            raise OptionError(f"pacing is {pacing!r}{did_you_mean(pacing, PACING)}; expected {', '.join(PACING)}.")
-        self.features, self.learners, self.others = features, learners, others
-        self.of_instances, self.of_photos = pacing in ("both", "instance"), pacing in ("both", "image")
-        self.exact, self.cost, self.hysteresis, self.seed = exact, cost, hysteresis, seed
-        self.planes = {tag: np.zeros(0) for tag in others}  # of each tag, (D,)
-
-    def learn(self) -> None:
-        """Step A: train the SVM of each tag, and see on which side of it the boxes lie."""
-        for tag, others in self.others.items():
-            rows, positive, weights = [others], [np.zeros(len(others), dtype=bool)], [np.ones(len(others))]
-            for learner in self.learners:
-                if tag in learner.tags and learner.weight > 0:
-                    place = learner.tags.index(tag)
-                    its = learner.weight * learner.weights[:, place]
-                    counted = its > 0
-                    rows.append(self.features[learner.name][counted])
-                    positive.append((learner.owner == place)[counted])
-                    weights.append(its[counted])
-            self.planes[tag] = separating_plane(
-                np.concatenate(rows), np.concatenate(positive), np.concatenate(weights), cost=self.cost, seed=self.seed
-            )
-        for learner in self.learners:
-            planes = np.stack([self.planes[tag] for tag in learner.tags], axis=1)  # (D, K)
-            learner.margins = self.features[learner.name].astype(np.float64) @ planes
-
-    def label(self) -> None:
-        """Step B: the cheapest labels."""
-        for learner in self.learners:
-            weights = learner.weight * learner.weights if self.exact else np.ones_like(learner.weights)
-            learner.owner = cheapest_labels(learner.margins, weights, learner.owner, hysteresis=self.hysteresis)
-
-    def weigh_instances(self, pace: Pace) -> None:
-        """Step C: how far to believe in each box."""
-        for learner in self.learners if self.of_instances else ():
-            photo = learner.weight if self.exact else 1.0
-            losses = pace.instance_losses(learner.margins, learner.owner, learner.prior, learner.tags, photo)
-            learner.weights = np.stack([instance_weights(column, pace.diversity) for column in losses.T], axis=1)
-
-    def weigh_photos(self, pace: Pace) -> None:
-        """Step D: in which photos to believe."""
-        for learner in self.learners if self.of_photos else ():
-            learner.weight = float(pace.photo_loss(self.loss(learner), learner.easy, learner.tags) <= 0)
-
-    def loss(self, learner: Learner) -> float:
-        """Return the weighted hinge loss of a photo: the sum over its boxes, or their mean."""
-        total = float((learner.weights * hinge(learner.margins, shown(learner.owner, len(learner.tags)))).sum())
-        return total if self.exact else total / max(float(learner.weights.sum()), 1e-12)
-
-    def pace_instances(self, pace: Pace, share: float) -> Pace:
-        """Return the pace at which that share of the boxes thought to show a tag is believed: a quantile, by tag."""  # ours
-        losses: dict[int, list[Floats]] = {tag: [] for tag in self.others}
-        for learner in self.learners:
-            values = self.cost * hinge(learner.margins, shown(learner.owner, len(learner.tags)))
-            for place, tag in enumerate(learner.tags):
-                losses[tag].append(values[learner.owner == place, place])
-        return replace(pace, instances=_quantiles(losses, share))
-
-    def pace_photos(self, pace: Pace, share: float) -> Pace:
-        """Return the pace at which that share of the photos of each tag is believed."""  # ours
-        losses: dict[int, list[Floats]] = {tag: [] for tag in self.others}
-        for learner in self.learners:
-            for tag in learner.tags:
-                losses[tag].append(np.array([self.cost * self.loss(learner)]))
-        return replace(pace, photos=_quantiles(losses, share))
-
-    def objective(self, pace: Pace) -> float:
-        """Return what the steps make smaller."""
-        total = 0.0
-        for tag, plane in self.planes.items():
-            others = self.others[tag].astype(np.float64) @ plane
-            total += float(plane @ plane) / 2 + self.cost * float(hinge(others, np.array(False)).sum())
-        for x in self.learners:
-            total += photo_objective(x.margins, x.owner, x.weights, x.weight, x.prior, x.easy, x.tags, pace)
-        return total
-
-
-def separating_plane(
-    rows: NDArray[np.float32], positive: NDArray[np.bool_], weights: Floats, *, cost: float, seed: int
-) -> Floats:
-    """Return w (D,) of least |w|^2 / 2 + cost sum(weights hinge); where all rows are of one side, one that says so.
-
-    The last column of ``rows`` (n, D) is 1, and takes the place of a bias.
-    """
-    if positive.all() or not positive.any():
-        plane = np.zeros(rows.shape[1])
-        plane[-1] = (1 if len(positive) and positive[0] else -1) * min(1.0, cost * float(weights.sum()))
-        return plane
-    svm = LinearSVC(C=cost, loss="hinge", dual=True, fit_intercept=False, random_state=seed, max_iter=MOST_ITERATIONS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=ConvergenceWarning)
-        svm.fit(X=rows, y=positive, sample_weight=weights)
-    return np.asarray(svm.coef_[0], dtype=np.float64)
 
 
 def learn_boxes(
@@ -395,15 +173,6 @@ def chosen_boxes(learner: Learner, most: int) -> Boxes:
     places = [learner.tags.index(tag) for tag in classes]
     scores = expit(learner.margins[chosen, places]).astype(np.float32)
     return Boxes(learner.boxes[chosen], scores, tuple(classes), learner.size)
-
-
-def _quantiles(losses: Mapping[int, Sequence[Floats]], share: float) -> Floats:
-    """Return the quantile of the losses of each tag, (C-1,), 0 where there is none."""
-    found = np.zeros(max(losses, default=0))
-    for tag, parts in losses.items():
-        if sum(map(len, parts)):
-            found[tag - 1] = np.quantile(np.concatenate(parts), share)
-    return found
 
 
 def _note(folder: Path, turn: int, curriculum: Curriculum) -> None:

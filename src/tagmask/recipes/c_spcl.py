@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tagmask.begin import begin
+from tagmask.box_features import box_features
+from tagmask.curriculum import PACING
 from tagmask.detect import checked_detector, cut_boxes, detect_boxes, fit_detector
 from tagmask.errors import OptionError, did_you_mean
 from tagmask.fit import Schedule
 from tagmask.masked import activation_boxes, best_boxes, masked_prior
 from tagmask.outcome import Outcome
-from tagmask.pacing import PACING, box_features, learn_boxes
+from tagmask.pacing import learn_boxes
 from tagmask.proposals import checked_proposals, proposals, proposals_supervision
 from tagmask.retrain import retrain
 from tagmask.types import Dataset
