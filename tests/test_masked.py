@@ -60,7 +60,7 @@ def test_what_a_painted_box_takes_away(classifier, photo, side):
 
 def test_the_prior_keeps_the_best_of_what_stands_out(classifier, photo):
     maps = np.random.default_rng(0).random((2, 48, 48), dtype=np.float32)
-    activation, options = Activation(maps, (2, 4)), {"side": 0, "size_power": 0.0}
+    activation, options = Activation(maps, (2, 4)), {"side": 0, "size_power": 0.0, "thin": 1.0}
     held = masked_prior(classifier, photo, listed(grid()), activation, candidates=6, kept=4, **options)
     boxes, prior, tags = prior_of(held)
     assert tags == (2, 4)
@@ -75,7 +75,9 @@ def test_the_prior_keeps_the_best_of_what_stands_out(classifier, photo):
     best = best_boxes(everything)
     assert best.classes == (2, 4)
     np.testing.assert_array_equal(best.boxes, prior_of(everything)[0][prior_of(everything)[1].argmax(axis=0)])
-    sized = masked_prior(classifier, photo, listed(grid()), activation, candidates=99, kept=99, side=0, size_power=9.0)
+    sized = masked_prior(
+        classifier, photo, listed(grid()), activation, candidates=99, kept=99, **{**options, "size_power": 9.0}
+    )
     felt = prior_of(everything)[1].max(axis=0) > 0
     assert felt.any()
     sides = [(kept.boxes[:, 2:] - kept.boxes[:, :2]).prod(axis=1)[felt] for kept in (best_boxes(sized), best)]
@@ -83,7 +85,7 @@ def test_the_prior_keeps_the_best_of_what_stands_out(classifier, photo):
 
 
 def test_photos_without_tags_or_proposals(classifier, photo):
-    options = {"candidates": 5, "kept": 3, "side": 0, "size_power": 0.0}
+    options = {"thin": 0.75, "candidates": 5, "kept": 3, "side": 0, "size_power": 0.0}
     nothing = Activation(np.zeros((0, 48, 48), dtype=np.float32), ())
     held = masked_prior(classifier, replace(photo, tags=()), listed(grid()), nothing, **options)
     boxes, prior, tags = prior_of(held)
@@ -102,3 +104,14 @@ def test_boxes_of_activations_by_hand():
     assert found.boxes.tolist() == [[2, 1, 7, 4], [0, 0, 12, 10]]
     assert found.scores.tolist() == [0.5, 0.0]
     assert len(activation_boxes(Activation(maps[:0], ()), 0.3)) == 0
+
+
+def test_of_boxes_that_are_nearly_the_same_one_is_looked_at(classifier, photo):
+    boxes = np.array([[0, 0, 20, 20], [0, 0, 20, 21], [0, 1, 20, 20], [25, 25, 40, 40]], dtype=np.int32)
+    maps = np.random.default_rng(1).random((2, 48, 48), dtype=np.float32)
+    options = {"candidates": 9, "kept": 9, "side": 0, "size_power": 0.0}
+    kept, _, _ = prior_of(
+        masked_prior(classifier, photo, listed(boxes), Activation(maps, (2, 4)), thin=0.75, **options)
+    )
+    assert len(kept) == 2
+    assert [25, 25, 40, 40] in kept.tolist()

@@ -13,7 +13,7 @@ from scipy import ndimage
 from tagmask.augment import resize
 from tagmask.nets.classifier import Classifier
 from tagmask.nets.folded import as_image, folded
-from tagmask.refine.boxes import areas, standing_out, whole_pixels
+from tagmask.refine.boxes import areas, standing_out, strongest_apart, whole_pixels
 from tagmask.types import Activation, Boxes, Photo
 
 AT_ONCE = 16  # painted copies of a photo that a network looks at together  # ours
@@ -55,6 +55,7 @@ def masked_prior(
     found: Boxes,
     activation: Activation,
     *,
+    thin: float,
     candidates: int,
     kept: int,
     side: int,
@@ -63,8 +64,9 @@ def masked_prior(
     """Return the ``kept`` most promising boxes of a photo, each once for every tag, with its prior as score.
 
     The prior is what ``mask_out_boxes`` says, over the box's share of the photo to the power ``size_power`` (0: not), over
-    the largest of that tag. Only the ``candidates`` in which activations stand out most are asked for. Boxes are in blocks,
-    one a tag, all in the same order (``prior_of`` takes them apart). A photo without tags gives any boxes, as class 0.
+    the largest of that tag. Only the ``candidates`` in which activations stand out most are asked for, of those that
+    overlap by more than ``thin`` one. Boxes are in blocks, one a tag, all in the same order (``prior_of`` takes them
+    apart). A photo without tags gives any boxes, as class 0.
     """
     whole = np.array([[0, 0, photo.size[1], photo.size[0]]], dtype=np.int32)
     boxes, tags = found.boxes if len(found) else whole, photo.tags or ()
@@ -73,7 +75,7 @@ def masked_prior(
         return _blocks(boxes[chosen], np.zeros((len(chosen), 1)), (NO_TAG,), photo.size)
     contrast = np.stack([standing_out(values, boxes) for values in activation.maps])  # (K, n)
     ranks = np.argsort(np.argsort(-contrast, axis=1, kind="stable"), axis=1).min(axis=0)
-    boxes = boxes[np.argsort(ranks, kind="stable")[:candidates]]
+    boxes = boxes[strongest_apart(boxes, -ranks.astype(np.float32), overlap=thin, most=candidates)]
     drops = mask_out_boxes(classifier, photo, boxes, side=side).astype(np.float64)
     drops /= (areas(boxes)[:, None] / (photo.size[0] * photo.size[1])) ** size_power
     prior = drops / drops.max(axis=0).clip(min=1e-12)  # (n, K)

@@ -74,6 +74,7 @@ def test_faster_rcnn_on_three_photos_of_one_class(toy, tmp_path):
     ("option", "stage"),
     [
         ({"most_proposals": 5}, "proposals"),
+        ({"thin": 0.5}, "prior"),
         ({"candidates": 2}, "prior"),
         ({"kept": 1}, "prior"),
         ({"mask_side": 32}, "prior"),

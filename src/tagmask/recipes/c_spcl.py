@@ -39,6 +39,7 @@ class Options:
     threshold: float = 0.0  # background threshold in 0..1, where 0 means: choose it without masks; ours
     proposals: str = "selective-search"  # selective-search, a COCO json or a folder of regions (docs/data.md); paper
     most_proposals: int = 2000  # proposals of a photo; recalled (Fast R-CNN)
+    thin: float = 0.75  # of proposals that overlap by more, in 0..1, one is looked at; ours
     candidates: int = 200  # of these are painted over, those where activations stand out most; ours (source: lazily)
     kept: int = 50  # of these teach, those of the largest prior; source
     mask_side: int = 0  # longest side at which painted copies are looked at, 0 = the photo's own; ours
@@ -91,7 +92,16 @@ class Options:
         if self.pacing not in PACING:
             hint = did_you_mean(self.pacing, PACING)
             raise OptionError(f"pacing is {self.pacing!r}{hint}; expected one of {', '.join(PACING)}.")
-        for name in ("threshold", "easy_overlap", "prior_fade", "box_overlap", "box_least", "cut_least", "cut_sure"):
+        for name in (
+            "threshold",
+            "thin",
+            "easy_overlap",
+            "prior_fade",
+            "box_overlap",
+            "box_least",
+            "cut_least",
+            "cut_sure",
+        ):
             if getattr(self, name) > 1:
                 raise OptionError(f"{name} is {getattr(self, name)}; expected a number in 0..1.")
         for name in ("most_proposals", "candidates", "kept", "feature_cells", "paced_rounds", "svm_cost", "negatives",
@@ -114,7 +124,8 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
     found = proposals(work, everything, options.proposals, most=options.most_proposals)
     prior = work.each(
         "prior", masked_prior, begun.classifier, data.train, found, begun.activation,
-        candidates=options.candidates, kept=options.kept, side=options.mask_side, size_power=options.size_power,
+        thin=options.thin, candidates=options.candidates, kept=options.kept, side=options.mask_side,
+        size_power=options.size_power,
     )  # fmt: skip
     features = work.once("features", box_features, begun.classifier, data.train, prior, cells=options.feature_cells)
     learned = work.once(
