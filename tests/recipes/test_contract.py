@@ -30,8 +30,7 @@ QUICK = {
     "grow_epochs": 2.0, "grow_batch": 4, "grow_stride": 16, "kernel": 3, "looks": 5,
     "most": 20, "box_size": 40, "box_width": 8, "box_cells": 3, "box_samples": 8, "box_epochs": 1.0, "box_batch": 4,
     "single_epochs": 1.0, "feature_epochs": 1.0, "feature_crop": 32, "feature_batch": 4, "feature_width": 8,
-    "candidates": 20, "kept": 10, "paced_rounds": 2, "negatives": 20, "box_epochs": 1.0, "box_side": 48, "box_batch": 4,
-    "box_samples": 8, "box_width": 8, "box_cells": 3, "cuts": 1,
+    "candidates": 20, "kept": 10, "paced_rounds": 2, "negatives": 20, "box_side": 48, "cuts": 1,
 }  # fmt: skip
 
 
