@@ -5,7 +5,7 @@ Zhou et al. CVPR 2016; Selvaraju et al. ICCV 2017; Simonyan et al. 2013; Li et a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -46,6 +46,21 @@ def multi_scale_cam(
     return Activation(maps=_scaled(total), classes=tags)
 
 
+def highest_cam(
+    classifier: Classifier, photo: Photo, *, scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0), flip: bool = False,
+    predicted: bool = False,
+) -> Activation:  # fmt: skip
+    """Return class activation maps that are the highest of all scales and mirror images, each divided by its own maximum.
+
+    So that small things count as much as large ones. The rest is as in ``multi_scale_cam``. Source: web_videos.
+    """
+    tags = predicted_tags(classifier, photo) if predicted else photo.tags or ()
+    highest = torch.zeros(len(tags), *photo.size)
+    for maps in _looks(classifier, photo, [tag - 1 for tag in tags], scales, flip):
+        highest = torch.maximum(highest, maps)
+    return Activation(maps=_scaled(highest), classes=tags)
+
+
 def multi_rate_cam(
     classifier: MultiDilated,
     photo: Photo,
@@ -80,14 +95,22 @@ def fused_rates(maps: Tensor, *, plain: bool = False) -> Tensor:
 def _summed(classifier: Looking, photo: Photo, channels: Sequence[int], scales: Sequence[float], flip: bool) -> Tensor:
     """Return the positive parts of the maps of ``channels``, (K, H, W), summed over scales and mirror images."""
     total = torch.zeros(len(channels), *photo.size)
+    for maps in _looks(classifier, photo, channels, scales, flip):
+        total += maps
+    return total
+
+
+def _looks(
+    classifier: Looking, photo: Photo, channels: Sequence[int], scales: Sequence[float], flip: bool
+) -> Iterator[Tensor]:
+    """Yield the positive parts of the maps of ``channels``, (K, H, W), of each scale and mirror image."""
     for scale in scales if channels else ():
         image = _image(photo, scale, classifier)
         wanted = torch.tensor(channels, device=image.device)
         for mirrored in (False, True) if flip else (False,):
             maps = _maps(classifier, image.flip(3) if mirrored else image)[wanted]  # (K, h, w)
             maps = maps.flip(2) if mirrored else maps
-            total += _grown(maps.relu(), photo.size)
-    return total
+            yield _grown(maps.relu(), photo.size)
 
 
 def grad_cam(classifier: Classifier, photo: Photo, *, layer: int = -1) -> Activation:

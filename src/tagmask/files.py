@@ -19,6 +19,8 @@ from tagmask.data.opening import opened
 from tagmask.data.pixels import palette, write_mask
 from tagmask.errors import RunError
 from tagmask.types import Activation, Boxes, BoxScores, Instances, LabelMap, Regions, Saliency
+from tagmask.footage import Footage, open_footage, save_footage
+from tagmask.types import Activation, Boxes, Instances, LabelMap, Regions, Saliency
 
 _INSTANCES = "instances"  # the keyword of the text in a PNG of instances
 
@@ -172,6 +174,7 @@ KINDS: dict[type, tuple[str, Callable[[Path, Any], None], Callable[[Path], Any]]
     Regions: (".npz", _write_regions, _read_regions),
     Instances: (".png", _write_instances, read_instances),
     np.ndarray: (".npy", _write_array, _read_array),
+    Footage: (".zip", save_footage, open_footage),
     dict: (".json", _write_value, read_json),
     float: (".json", _write_value, read_json),
 }

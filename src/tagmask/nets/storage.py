@@ -21,6 +21,7 @@ from tagmask.nets.boundary import BoundaryNet
 from tagmask.nets.boxes import BoxNet, FasterBoxNet
 from tagmask.nets.classifier import Classifier
 from tagmask.nets.embedding import EmbeddingNet
+from tagmask.nets.decoder import Decoder
 from tagmask.nets.fickle import FickleNet
 from tagmask.nets.localiser import Localiser
 from tagmask.nets.multi_dilated import MultiDilated
@@ -52,6 +53,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "temporal": TemporalSegmenter,
     "boxes": BoxNet,
     "faster-boxes": FasterBoxNet,
+    "decoder": Decoder,
 }
 WHAT_TO_DO = "run again the command that made it, or give another folder."
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,11 +24,11 @@ from tagmask.nets.folded import as_image, folded, look_in
 from tagmask.nets.storage import load_network, read_extra
 from tagmask.nets.temporal import TemporalSegmenter
 from tagmask.progress import Narrator
+from tagmask.refine.shots import SHOT_CHANGE, colour_change, colour_shares
 from tagmask.types import Sample
 from tagmask.video.scenes import sequences
 
-CUT = 0.35  # share of the pixels that change their colour at a cut; in clips without one up to 0.15 do  # ours
-BINS, THUMB = 8, 64  # of each colour; pixels a side of the picture whose colours are counted  # ours
+CUT = SHOT_CHANGE  # share of the pixels that change their colour at a cut
 
 
 class FrameLabeller:
@@ -109,17 +108,10 @@ class FrameLabeller:
     def _look_for_a_cut(self, frame: NDArray[np.uint8]) -> None:
         if self.cut >= 1:
             return
-        colours = _colours(frame)
-        if self._colours is not None and np.abs(colours - self._colours).sum() / 2 > self.cut:
+        colours = colour_shares(frame)
+        if self._colours is not None and colour_change(self._colours, colours) > self.cut:
             self._past.clear()
         self._colours = colours
-
-
-def _colours(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return how often each of 8x8x8 colours occurs, as shares."""
-    small = cv2.resize(frame, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
-    places = (small // (256 // BINS)).astype(np.int64) @ np.array([BINS * BINS, BINS, 1])
-    return (np.bincount(places.ravel(), minlength=BINS**3) / places.size).astype(np.float32)
 
 
 def load_labeller(
