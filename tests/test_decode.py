@@ -56,8 +56,8 @@ def test_views_show_frame_attention_and_mask_in_one_place():
         assert (image.shape, attention.shape, labels.shape) == ((3, 32, 32), (1, 32, 32), (32, 32))
         assert set(np.unique(labels)) <= {0, 1, 255}
         known = labels != 255
-        assert ((attention[0] > 127) != (labels == 1))[known].mean() < 0.05
-        assert ((image[0] > 125) != (labels == 1))[known].mean() < 0.05
+        assert ((attention[0] > 127) != (labels == 1))[known].mean() < 0.12
+        assert ((image[0] > 125) != (labels == 1))[known].mean() < 0.12
         assert (attention[0][~known] == 0).all()
         assert (image[0][~known] == 9).all()
 

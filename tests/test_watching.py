@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -102,8 +104,8 @@ def test_what_is_seen_of_a_clip(classifier, made):
         assert np.abs(seen.picture("frame", number).astype(int) - frame).mean() < 8
         attention = seen.picture("attention", number)
         assert attention.shape == frame.shape[:2]
-        assert attention.max() in (0, 254, 255)
-    small = watched(classifier, made, frames=FrameOptions(stride=3, longest=20, score=0.0, others=1.0, least=1), **LOOK)
+        assert attention.max() == 0 or attention.max() > 200
+    small = watched(classifier, made, frames=replace(ALL, stride=3, longest=20), **LOOK)
     assert small.facts["chunks"] == [[0, 3, 6]]
     assert small.facts["size"] == [36, 36]
     assert small.picture("frame", 3).shape == (20, 20, 3)
@@ -186,7 +188,7 @@ def test_masks_are_cut_chunk_by_chunk_and_the_sensible_kept(monkeypatch):
 def test_attention_is_moved_so_that_the_threshold_is_undecided():
     values = np.full((20, 20), 0.25)
     values[5:15, 5:15] = 0.35
-    plain = {**CUT, "cut": CutOptions(regions=100, colour=0, spatial=0, temporal=0)}
+    plain = {**CUT, "cut": CutOptions(regions=25, colour=0, spatial=0, temporal=0)}
     moved, still = (cut_clip(footage([values]), **{**plain, "calibrate": c}) for c in (0.5, 0.0))
     assert moved.picture("mask", 0)[7:13, 7:13].all()
     assert not moved.picture("mask", 0)[:3].any()
