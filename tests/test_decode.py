@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.conftest import TINY
-from tests.test_watching import Each, footage
 
 from tagmask import decode
 from tagmask.decode import CutViews, decoded_labels, extents, fit_decoder
@@ -19,6 +17,8 @@ from tagmask.progress import Narrator
 from tagmask.refine.crf import PSA_CRF
 from tagmask.types import Activation, Photo
 from tagmask.work import Job
+from tests.conftest import TINY
+from tests.test_watching import Each, footage
 
 SQUARE = np.zeros((20, 20))
 SQUARE[5:15, 5:15] = 1
@@ -108,4 +108,3 @@ def test_each_class_is_decoded_as_if_alone(classifier):
     nothing = Activation(maps[:0], ())
     assert not decoded_labels(decoder, nothing, photo).labels.any()
     assert not decoded_labels(decoder, nothing, photo, crf=PSA_CRF).labels.any()
-

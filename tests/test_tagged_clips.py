@@ -1,6 +1,7 @@
 """Clips by class: folders as users have them, bad clips named and left out, clips made of photos."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -83,12 +84,14 @@ def test_pictures_where_clips_should_be(tmp_path):
 
 
 def test_errors_say_what_is_expected(toy, work, tmp_path):
-    with pytest.raises(OptionError, match=r"clips is empty; expected --clips CLIPS .*\(disc, square, triangle, \.\.\.\)"):
+    with pytest.raises(
+        OptionError, match=r"clips is empty; expected --clips CLIPS .*\(disc, square, triangle, \.\.\.\)"
+    ):
         tagged_clips(work, toy, "", count=4)
     with pytest.raises(OptionError, match="did you mean 'made'"):
         tagged_clips(work, toy, "maed", count=4)
     pictures(tmp_path / "clips/zebra/a")
-    with pytest.raises(DataError, match="holds no clip of the classes of the data .*zebra: is no class"):
+    with pytest.raises(DataError, match=r"holds no clip of the classes of the data .*zebra: is no class"):
         tagged_clips(work, toy, str(tmp_path / "clips"), count=4)
     several = toy.only(tuple(replace(sample, tags=(1, 2)) for sample in toy.samples))
     with pytest.raises(DataError, match="no photo has exactly one tag"):
@@ -122,7 +125,7 @@ def test_a_moving_view_shows_nothing_but_the_photo(shape):
         assert (np.diff(view[..., 0].astype(int), axis=0) >= 0).all()
         assert view[..., 0].max() < shape[0]
         assert view[..., 1].max() < shape[1]
-    steps = [abs(float(b.mean()) - float(a.mean())) for a, b in zip(views[:-1], views[1:], strict=True)]
+    steps = [abs(float(b.mean()) - float(a.mean())) for a, b in pairwise(views)]
     assert max(steps) < 10
 
 

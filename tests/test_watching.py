@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.conftest import TINY
 
 from tagmask import watching
 from tagmask.data.photos import PerImage
@@ -21,6 +20,7 @@ from tagmask.nets.classifier import Classifier
 from tagmask.refine.clipcut import CutOptions
 from tagmask.tagged_clips import MadeClip, TaggedClip, TaggedClips, clips_in
 from tagmask.watching import FrameOptions, Sights, cam_of_frame, chunked, cut_clip, mask_of_frame, told, watched
+from tests.conftest import TINY
 
 ALL = FrameOptions(stride=1, score=0.0, others=1.0, least=1, chunk=3, change=1.0)
 LOOK = {"scales": (1.0,), "flip": False}
@@ -99,7 +99,13 @@ def test_no_more_than_a_chunk_is_read_ahead(made):
 
 def test_what_is_seen_of_a_clip(classifier, made):
     seen = watched(classifier, made, frames=ALL, **LOOK)
-    assert seen.facts == {"frames": 7, "size": [36, 36], "stride": 1, "chunks": [[0, 1, 2], [3, 4, 5], [6]], "error": ""}
+    assert seen.facts == {
+        "frames": 7,
+        "size": [36, 36],
+        "stride": 1,
+        "chunks": [[0, 1, 2], [3, 4, 5], [6]],
+        "error": "",
+    }
     for number, frame in enumerate(made.clip):
         assert np.abs(seen.picture("frame", number).astype(int) - frame).mean() < 8
         attention = seen.picture("attention", number)

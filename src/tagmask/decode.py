@@ -116,9 +116,7 @@ def extents(decoder: Decoder, attention: Activation, photo: Photo) -> NDArray[np
     return found
 
 
-def decoded_labels(
-    decoder: Decoder, attention: Activation, photo: Photo, *, crf: CrfOptions | None = None
-) -> LabelMap:
+def decoded_labels(decoder: Decoder, attention: Activation, photo: Photo, *, crf: CrfOptions | None = None) -> LabelMap:
     """Label each pixel with the class in ``attention`` that reaches there most surely, background where none is likely.
 
     ``crf`` sharpens these probabilities first, with what they leave as that of the background.

@@ -40,7 +40,9 @@ class Footage:
             with ZipFile(self.path) as held:
                 content = held.read(_member(kind, number))
         except (OSError, KeyError, BadZipFile) as error:
-            raise RunError(f"{self.path}: {kind} {number} cannot be read ({error}); remove it and run again.") from error
+            raise RunError(
+                f"{self.path}: {kind} {number} cannot be read ({error}); remove it and run again."
+            ) from error
         picture = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
         if picture is None:
             raise RunError(f"{self.path}: {kind} {number} is damaged; remove it and run again.")

@@ -148,7 +148,9 @@ def run(
     predictions = finish(data, work, outcome)
     extra = {"classes": list(data.classes), "predict": plain(outcome.predict), "longest": longest, "looking": looking}
     save_network(outcome.segmenter, out, extra=extra)
-    summarise(data, work, outcome, predictions, method=recipe, settings=settings, warnings=[*warnings, *outcome.warnings])
+    summarise(
+        data, work, outcome, predictions, method=recipe, settings=settings, warnings=[*warnings, *outcome.warnings]
+    )
     return Run(out)
 
 

@@ -135,13 +135,15 @@ def tagged_clips(work: Work, data: Dataset, source: str, *, count: int) -> Tagge
     known = ", ".join(data.classes[1:4]) + (", ..." if len(data.classes) > 4 else "")
     if not source:
         raise OptionError(
-            f"clips is empty; expected --clips CLIPS with videos CLIPS/CLASS/*.mp4, or folders of frames CLIPS/CLASS/CLIP/, for "
-            f"the classes of the data ({known}); or --clips {MADE}: clips made of the photos."
+            f"clips is empty; expected --clips CLIPS with videos CLIPS/CLASS/*.mp4, or folders of frames CLIPS/CLASS/CLIP/, "
+            f"for the classes of the data ({known}); or --clips {MADE}: clips made of the photos."
         )
     if source == MADE:
         samples = [sample for sample in data.train if sample.tags is not None and len(sample.tags) == 1]
         if not samples:
-            raise DataError(f"{data.root}: no photo has exactly one tag, of which a clip could be made; give --clips CLIPS.")
+            raise DataError(
+                f"{data.root}: no photo has exactly one tag, of which a clip could be made; give --clips CLIPS."
+            )
         made = [(sample, MadeClip(sample, work.longest, count, work.seed)) for sample in samples]
         return TaggedClips([TaggedClip(s.name, s.name, (s.tags or (0,))[0], clip) for s, clip in made])
     clips = clips_in(Path(source), data.classes)

@@ -155,15 +155,15 @@ def cut_clip(
 ) -> Footage:
     """Return the object's mask (0 or 1) in every frame of a footage, cut out chunk by chunk; ``kept`` are worth learning from.
 
-    For the cut, the attention is raised to the power that moves ``threshold`` to ``calibrate`` (0: not at all), so that what is as
-    likely object as not says so. ``area`` and ``inside``: see ``frames_to_keep``.
+    For the cut, the attention is raised to the power that moves ``threshold`` to ``calibrate`` (0: not at all), so that what is
+    as likely object as not says so. ``area`` and ``inside``: see ``frames_to_keep``.
     """
     power = log(calibrate) / log(threshold) if calibrate and 0 < threshold < 1 else 1.0
     recorder = Recorder()
     kept: list[int] = []
     for numbers in footage.facts["chunks"]:
-        attention = footage.stack(ATTENTION, numbers) / np.float32(255)
-        masks = cut_frames(footage.stack(FRAME, numbers), attention ** np.float32(power), cut)
+        attention = _unit(footage.stack(ATTENTION, numbers))
+        masks = cut_frames(footage.stack(FRAME, numbers), (attention**power).astype(np.float32), cut)
         good = frames_to_keep(masks, attention, area=area, inside=inside)
         for number, mask in zip(numbers, masks, strict=True):
             recorder.add(MASK, number, mask.astype(np.uint8))
@@ -223,8 +223,13 @@ def cam_of_frame(sight: Sight, *, threshold: float) -> LabelMap:
     """Return the attention over ``threshold`` as a mask (0, 1), as ``mask_of_frame`` does."""
     if not sight.chosen:
         return LabelMap(np.zeros(sight.size, dtype=np.uint8))
-    attention = sight.footage.picture(ATTENTION, sight.number) / np.float32(255)
+    attention = _unit(sight.footage.picture(ATTENTION, sight.number))
     return threshold_labels(Activation(attention[None], (1,)), threshold, size=sight.size)
+
+
+def _unit(values: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return 8-bit values as float32 in [0, 1]."""
+    return values.astype(np.float32) / np.float32(255)
 
 
 def told(clips: TaggedClips, footages: PerImage[Footage], narrator: Narrator) -> tuple[str, ...]:
@@ -239,5 +244,7 @@ def told(clips: TaggedClips, footages: PerImage[Footage], narrator: Narrator) ->
     broken = len(problems) - len(clips.problems)
     narrator.say(f"{found} frames of {len(clips) - broken} clips show their class")
     if broken == len(clips):
-        raise DataError(f"none of the {broken} clips can be read to its end; the first: {problems[len(clips.problems)]}")
+        raise DataError(
+            f"none of the {broken} clips can be read to its end; the first: {problems[len(clips.problems)]}"
+        )
     return tuple(problems)

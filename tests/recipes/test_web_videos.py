@@ -69,7 +69,11 @@ def test_the_steps_and_what_lies_in_the_run(toy, made):
 def test_clips_of_the_user_are_scored_from_outside_and_bad_ones_named(toy, clips, tmp_path):
     done = go("web_videos", toy, tmp_path / "run", clips=str(clips / "clips"))
     log, report = ((done.folder / name).read_text() for name in ("log.txt", "report.html"))
-    for words in ("empty.mp4: no frame of it can be read", "zebra: is no class of the data", "wild/1.png: frame 1 has 31x20"):
+    for words in (
+        "empty.mp4: no frame of it can be read",
+        "zebra: is no class of the data",
+        "wild/1.png: frame 1 has 31x20",
+    ):
         assert words in log
         assert words in report
     for stage in ("clip-masks", "clip-cam"):

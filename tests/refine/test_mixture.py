@@ -64,7 +64,8 @@ def test_steps_do_not_make_it_less_likely():
 
 def test_two_heaps_are_found_and_points_of_no_weight_do_not_count():
     random = np.random.default_rng(0)
-    heaps = np.concatenate([random.normal(0, 1, (60, 2)), random.normal(0, 1, (20, 2)) + [50, 0]])
+    heaps = random.normal(0, 1, (80, 2))
+    heaps[60:, 0] += 50
     far = random.normal(500, 3, (40, 2))
     mixture = fit_mixture(
         np.concatenate([heaps, far]), np.concatenate([np.ones(80), np.zeros(40)]), components=2, spread=0.1

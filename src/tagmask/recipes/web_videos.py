@@ -89,8 +89,8 @@ class Options:
                 raise OptionError(f"{name} is {getattr(self, name)}; expected a number in 0..1.")
         if self.calibrate >= 1 or self.mask_least > self.mask_most:
             raise OptionError(
-                f"calibrate is {self.calibrate}, mask_least {self.mask_least} and mask_most {self.mask_most}; expected less than "
-                "1, and a least area below the most."
+                f"calibrate is {self.calibrate}, mask_least {self.mask_least} and mask_most {self.mask_most}; expected "
+                "less than 1, and a least area below the most."
             )
         for name in ("made_frames", "decoder_width", "decoder_epochs", "decoder_rate", "decoder_batch", "decoder_crop"):
             if not getattr(self, name):

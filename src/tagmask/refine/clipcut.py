@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -55,7 +56,9 @@ class CutOptions:
         if min(self.attention, self.colour, self.motion, self.spatial, self.temporal) < 0:
             raise OptionError(f"the weights of a cut must not be negative, got {self}.")
         if self.attention + self.motion <= 0:
-            raise OptionError("a cut needs a weight of attention or of motion above 0: nothing else says what is object.")
+            raise OptionError(
+                "a cut needs a weight of attention or of motion above 0: nothing else says what is object."
+            )
         if self.flow not in PRESETS:
             raise OptionError(f"the flow of a cut is {self.flow!r}; expected one of {', '.join(PRESETS)}.")
 
@@ -82,7 +85,7 @@ def cut_frames(frames: Pixels, attention: NDArray[np.float32], options: CutOptio
     regions = [slic(frame, options.regions, options.compactness) for frame in frames]
     ways = [  # there and back again
         (optical_flow(first, second, options.flow), optical_flow(second, first, options.flow))
-        for first, second in zip(frames[:-1], frames[1:], strict=True)
+        for first, second in pairwise(frames)
     ]
     graph = clip_graph(frames, regions, [(forward, consistent(forward, backward)) for forward, backward in ways])
     attended = _means(attention, graph.nodes)
@@ -213,7 +216,7 @@ def inside_motion(flow: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def enclosed(border: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return the share of eight rays from a pixel that meet the border, bool (H, W), an odd number of times."""
-    odd = np.zeros(border.shape, dtype=np.float32)
+    odd = np.zeros(border.shape, dtype=np.int64)
     for turned in (False, True):
         for flipped in (False, True):
             way = np.s_[:: -1 if flipped else 1]
@@ -221,7 +224,7 @@ def enclosed(border: NDArray[np.bool_]) -> NDArray[np.float32]:
             for aside in (0,) if turned else (-1, 0, 1):
                 met = _met(np.ascontiguousarray(seen), aside)[way]
                 odd += (met.T if turned else met) % 2
-    return odd / 8
+    return (odd / 8).astype(np.float32)
 
 
 def _met(border: NDArray[np.bool_], aside: int) -> NDArray[np.int32]:

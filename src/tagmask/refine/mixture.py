@@ -42,10 +42,10 @@ def fit_mixture(
     total = float(np.sum(weights))
     if points.ndim != 2 or weights.shape != (len(points),) or components < 1 or not 0 < total < np.inf:
         raise ValueError(f"expected points (N, D), weights (N,) above 0; got {points.shape}, {weights.shape}, {total}")
-    points, share = points.astype(np.float64), weights.astype(np.float64) / total
-    mixture = _fitted(points, share, _groups(points, share, components), spread)
+    places, share = points.astype(np.float64), weights.astype(np.float64) / total
+    mixture = _fitted(places, share, _groups(places, share, components), spread)
     for _ in range(steps):
-        mixture = _fitted(points, share, responsibilities(mixture, points), spread)
+        mixture = _fitted(places, share, responsibilities(mixture, places), spread)
     return mixture
 
 
@@ -63,9 +63,7 @@ def responsibilities(mixture: Mixture, points: NDArray[np.floating]) -> NDArray[
 def _joint(mixture: Mixture, points: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return log(share of the component times its density at the point): (N, K)."""
     found = np.empty((len(points), len(mixture.shares)))
-    for k, (share, mean, covariance) in enumerate(
-        zip(mixture.shares, mixture.means, mixture.covariances, strict=True)
-    ):
+    for k, (share, mean, covariance) in enumerate(zip(mixture.shares, mixture.means, mixture.covariances, strict=True)):
         root = np.linalg.cholesky(covariance)
         off = solve_triangular(root, (points - mean).T, lower=True)  # (D, N)
         volume = np.log(np.diag(root)).sum() + 0.5 * len(mean) * np.log(2 * np.pi)
