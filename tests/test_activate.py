@@ -12,6 +12,7 @@ from tagmask.activate import (
     fused_rates,
     grad_cam,
     gradient_saliency,
+    highest_cam,
     mask_out,
     multi_rate_cam,
     multi_scale_cam,
@@ -57,6 +58,28 @@ def test_scales_and_mirrors_are_summed_before_the_one_division(classifier, photo
     other = multi_scale_cam(classifier, mirrored, scales=(0.5, 1.0), flip=True)
     np.testing.assert_allclose(both.maps, other.maps[:, :, ::-1], atol=1e-4)
     assert both.maps.max() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_highest_of_scales_and_mirrors(classifier, photo):
+    alone = [
+        raw_maps(classifier, photo.pixels, (1, 3)),
+        raw_maps(classifier, photo.pixels[:, ::-1], (1, 3))[:, :, ::-1],
+    ]
+    small = np.asarray(Image.fromarray(photo.pixels).resize((28, 20), Image.Resampling.BICUBIC))
+    alone += [raw_maps(classifier, small, (1, 3)), raw_maps(classifier, small[:, ::-1], (1, 3))[:, :, ::-1]]
+    grown = [
+        F.interpolate(
+            torch.from_numpy(m.copy())[None].relu(), size=photo.size, mode="bilinear", align_corners=False
+        ).numpy()[0]
+        for m in alone
+    ]
+    highest = np.max(grown, axis=0)
+    expected = highest / (highest.max(axis=(1, 2), keepdims=True) + 1e-5)
+    got = highest_cam(classifier, photo, scales=(1.0, 0.5), flip=True)
+    np.testing.assert_allclose(got.maps, expected, atol=1e-4)
+    single = highest_cam(classifier, photo, scales=(1.0,)).maps
+    np.testing.assert_allclose(single, multi_scale_cam(classifier, photo, scales=(1.0,), flip=False).maps, atol=1e-6)
+    assert highest_cam(classifier, photo, predicted=True).classes == predicted_tags(classifier, photo)
 
 
 def test_grad_cam_is_cam_for_a_linear_head(classifier, photo):

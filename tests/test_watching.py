@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tagmask import watching
+from tagmask.activate import multi_scale_cam
 from tagmask.data.photos import PerImage
 from tagmask.errors import DataError, OptionError
 from tagmask.footage import Recorder
@@ -115,6 +116,8 @@ def test_what_is_seen_of_a_clip(classifier, made):
     assert small.facts["chunks"] == [[0, 3, 6]]
     assert small.facts["size"] == [36, 36]
     assert small.picture("frame", 3).shape == (20, 20, 3)
+    summed = watched(classifier, made, frames=ALL, attend=multi_scale_cam, scales=(1.0, 2.0), flip=True)
+    assert any((summed.picture("attention", n) != seen.picture("attention", n)).any() for n in range(7))
     for frames in (FrameOptions(stride=1, score=1.0, others=1.0, least=1), FrameOptions(score=0.0, others=0.0)):
         assert watched(classifier, made, frames=frames, **LOOK).facts["chunks"] == []
 

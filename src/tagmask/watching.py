@@ -68,9 +68,15 @@ class FrameOptions:
 
 
 def watched(
-    classifier: Classifier, clip: TaggedClip, *, frames: FrameOptions, scales: Sequence[float], flip: bool
+    classifier: Classifier,
+    clip: TaggedClip,
+    *,
+    frames: FrameOptions,
+    scales: Sequence[float],
+    flip: bool,
+    attend: Callable[..., Activation] = highest_cam,
 ) -> Footage:
-    """Return the frames of a clip that show its class, with the attention to it (``highest_cam`` in 8 bits).
+    """Return the frames of a clip that show its class, with the attention to it (what ``attend`` says, in 8 bits).
 
     Its facts are ``frames`` (how many the clip has), ``size`` (height, width of the clip), ``stride``, ``chunks`` (lists of
     the numbers of frames) and ``error``: a clip that is broken somewhere has no chunk, and says here why.
@@ -79,7 +85,7 @@ def watched(
     try:
         for chunk in chunked(_sampled(clip, frames, seen), _shows(classifier, clip.tag, frames), frames):
             for number, frame in chunk:
-                found = highest_cam(classifier, Photo(clip.name, frame, (clip.tag,)), scales=scales, flip=flip)
+                found = attend(classifier, Photo(clip.name, frame, (clip.tag,)), scales=scales, flip=flip)
                 recorder.add(FRAME, number, frame)
                 recorder.add(ATTENTION, number, np.rint(found.maps[0] * 255).astype(np.uint8))
             chunks.append([number for number, _ in chunk])

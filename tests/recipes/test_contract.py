@@ -33,7 +33,7 @@ QUICK = {
     "candidates": 20, "kept": 10, "paced_rounds": 2, "negatives": 20, "box_side": 48, "cuts": 1,
     "clips": "made", "made_frames": 3, "frame_stride": 1, "frame_score": 0.0, "frame_others": 1.0, "frame_run": 1,
     "frame_regions": 30, "cut_rounds": 1, "flow": "ultrafast", "mask_least": 0.0, "mask_most": 1.0, "mask_inside": 0.0,
-    "decoder_epochs": 1.0, "decoder_crop": 32, "decoder_width": 8, "decoder_batch": 4,
+    "attention_scales": (1.0,), "decoder_epochs": 1.0, "decoder_crop": 32, "decoder_width": 8, "decoder_batch": 4,
 }  # fmt: skip
 
 

@@ -122,11 +122,13 @@ def turned(path, scratch):
         ({"frame_run": 2}, "clip-attention"),
         ({"frame_chunk": 2}, "clip-attention"),
         ({"shot_change": 1.0}, "clip-attention"),
-        ({"calibrate": 0.4}, "clip-cuts"),
+        ({"attention_scales": (1.0, 1.5)}, "clip-attention"),
+        ({"merge": "sum"}, "clip-attention"),
+        ({"calibrate": 0.0}, "clip-cuts"),
         ({"frame_regions": 20}, "clip-cuts"),
         ({"attention_weight": 2.0}, "clip-cuts"),
         ({"colour_weight": 0.0}, "clip-cuts"),
-        ({"motion_weight": 1.0}, "clip-cuts"),
+        ({"motion_weight": 0.0}, "clip-cuts"),
         ({"spatial_weight": 2.0}, "clip-cuts"),
         ({"temporal_weight": 0.0}, "clip-cuts"),
         ({"cut_rounds": 2}, "clip-cuts"),
@@ -149,8 +151,16 @@ def test_each_option_reaches_its_stage(toy, tmp_path, made, monkeypatch, option,
     assert first_computed("web_videos", toy, tmp_path / "run", made / "store", monkeypatch, **option) == stage
 
 
-def test_motion_crf_and_several_chunks_run(toy, tmp_path, made):
-    more = {"motion_weight": 1.0, "decoder_crf": True, "frame_chunk": 2, "frame_run": 2, "cut_rounds": 3, "flip": True}
+def test_sums_a_crf_and_several_chunks_run(toy, tmp_path, made):
+    more = {
+        "motion_weight": 0.0,
+        "merge": "sum",
+        "decoder_crf": True,
+        "frame_chunk": 2,
+        "frame_run": 2,
+        "cut_rounds": 3,
+        "flip": True,
+    }
     done = go("web_videos", toy, tmp_path / "run", store=made / "store", **more)
     assert done.metrics["steps"]["decoder"]["images"] == len(toy.train)
 
@@ -184,10 +194,11 @@ def test_a_run_that_was_killed_goes_on_at_the_clip(toy, tmp_path, monkeypatch, m
         ({"frame_run": 4, "frame_chunk": 3}, "a run must fit into a chunk"),
         ({"frame_stride": 0}, "stride 0"),
         ({"frame_score": 1.5}, "scores of frames are 1.5"),
-        ({"attention_weight": 0.0}, "weight of attention or of motion"),
+        ({"attention_weight": 0.0, "motion_weight": 0.0}, "weight of attention or of motion"),
         ({"flow": "raft"}, "flow of a cut is 'raft'"),
         ({"frame_regions": 0}, "above 0"),
         ({"calibrate": 1.0}, "calibrate is 1.0"),
+        ({"merge": "mean"}, "merge is 'mean'; expected max or sum"),
         ({"mask_least": 0.5, "mask_most": 0.4}, "least area below the most"),
         ({"mask_inside": 60.0}, "mask_inside is 60.0"),
         ({"made_frames": 0}, "made_frames is 0"),

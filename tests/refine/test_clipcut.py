@@ -212,6 +212,9 @@ def test_inside_of_a_motion_and_no_motion():
     inside = inside_motion(flow)
     assert inside[11:17, 13:27].min() > 0.5
     assert inside[:6].max() < 0.5
+    speck = np.zeros((90, 90, 2), dtype=np.float32)
+    speck[40:43, 40:43] = 9
+    assert (inside_motion(speck) == 0.5).all()
     assert (inside_motion(np.ones((1, 5, 2), dtype=np.float32)) == 0.5).all()
 
 

@@ -26,6 +26,8 @@ from tagmask.types import Dataset
 from tagmask.watching import FrameOptions, Sights, cam_of_frame, cut_clip, mask_of_frame, told, watched
 from tagmask.work import Work
 
+MERGES = {"max": highest_cam, "sum": multi_scale_cam}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -37,8 +39,8 @@ class Options:
     tag_rate: float = 0.01  # learning rate of the classifier; ours (irn: 0.1 without momentum, which is as much)
     tag_crop: int = 321  # side of the classifier's training crops in pixels; ours (not published)
     balance: bool = False  # weigh the yes and no of each tag by how rare they are; ours
-    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)  # scales at which activations are taken; ours (paper: several)
-    flip: bool = False  # activate the mirror image too; ours
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)  # scales of the photo at which activations are summed; author code
+    flip: bool = False  # activate the mirror image too, of frames also; ours
     threshold: float = 0.0  # background threshold in 0..1, where 0 means: choose it without masks; ours
     frame_stride: int = 5  # every so manieth frame of a clip is looked at; ours
     frame_size: int = 320  # longest side in pixels at which frames are worked on; ours
@@ -47,11 +49,13 @@ class Options:
     frame_run: int = 5  # frames in a row, of those looked at, that must pass; ours (recalled: short runs are dropped)
     frame_chunk: int = 30  # frames that are cut out together at most; ours
     shot_change: float = 0.35  # share of the pixels that change colour where a new shot begins, 1 = never; ours
-    calibrate: float = 0.5  # move the threshold here by a power of the attention, for the cut; 0 = do not; ours
+    attention_scales: tuple[float, ...] = (1.0, 1.5)  # scales at which cut and decoder see; ours (paper: several)
+    merge: str = "max"  # what counts of these: the max or the sum (for scales below 1); paper (max), ours (sum)
+    calibrate: float = 0.4  # move the threshold here by a power of the attention, for the cut; 0 = do not; ours
     frame_regions: int = 400  # superpixels of a frame; ours (not published)
     attention_weight: float = 1.0  # weight of the attention in the cut; ours (not published)
     colour_weight: float = 0.5  # weight of the colours of object and ground, 0 = without; ours (not published)
-    motion_weight: float = 0.0  # weight of what the motion encloses, 0 = without; ours (recalled: part of the paper, 1)
+    motion_weight: float = 1.0  # weight of what the motion encloses, 0 = without; ours (recalled: part of the paper)
     spatial_weight: float = 1.0  # weight of neighbours in a frame, to a superpixel's own terms; ours (not published)
     temporal_weight: float = 1.0  # weight of what the flow joins over time, 0 = frame by frame; ours (not published)
     cut_rounds: int = 3  # cuts in turn, each with the colours of the one before; ours
@@ -84,6 +88,8 @@ class Options:
     def __post_init__(self) -> None:
         checked_clips(self.clips)
         _ = self.frames, self.cut  # they refuse what is impossible
+        if self.merge not in MERGES:
+            raise OptionError(f"merge is {self.merge!r}; expected {' or '.join(MERGES)}.")
         for name in ("threshold", "mask_least", "mask_most", "mask_inside"):
             if getattr(self, name) > 1:
                 raise OptionError(f"{name} is {getattr(self, name)}; expected a number in 0..1.")
@@ -115,13 +121,13 @@ class Options:
 
 def run(data: Dataset, work: Work, options: Options) -> Outcome:
     """Classify photos; find, in clips, frames of each class and cut objects out of them; learn extents; decode photos."""
-    looks: dict[str, Any] = {"scales": options.scales, "flip": options.flip}
+    attend, looks = MERGES[options.merge], {"scales": options.attention_scales, "flip": options.flip}
     sharp: dict[str, Any] = {"crf": PSA_CRF} if options.decoder_crf else {}
     clips = tagged_clips(work, data, options.clips, count=options.made_frames)
 
     begun = begin(work, data, options)
     threshold = begun.chosen["threshold"]
-    seen = work.each("clip-attention", watched, begun.classifier, clips, frames=options.frames, **looks)
+    seen = work.each("clip-attention", watched, begun.classifier, clips, frames=options.frames, attend=attend, **looks)
     warnings = told(clips, seen, work.narrator)
     cut = work.each(
         "clip-cuts", cut_clip, seen, threshold=threshold, calibrate=options.calibrate, cut=options.cut,
@@ -135,15 +141,16 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         schedule=Schedule(options.decoder_epochs, options.decoder_batch, options.decoder_rate, head_rate=1.0),
         seed=work.seed,
     )  # fmt: skip
-    attention = work.each("attention", highest_cam, begun.classifier, data.train, **looks)
+    attention = work.each("attention", attend, begun.classifier, data.train, **looks)
     masks = work.each("decoded", decoded_labels, decoder, attention, data.train, **sharp)
     end = retrain(work, data, masks, options)
 
-    plain = work.each("val-activation", multi_scale_cam, begun.classifier, data.val, predicted=True, **looks)
-    highest = work.each("val-attention", highest_cam, begun.classifier, data.val, predicted=True, **looks)
+    believed = {"predicted": True, "flip": options.flip}
+    plain = work.each("val-activation", multi_scale_cam, begun.classifier, data.val, scales=options.scales, **believed)
+    seen_in_val = work.each("val-attention", attend, begun.classifier, data.val, **{**looks, **believed})
     val_steps = {
         "thresholded activation": work.each("val-thresholded", threshold_labels, plain, threshold),
-        "decoder": work.each("val-decoded", decoded_labels, decoder, highest, data.val, **sharp),
+        "decoder": work.each("val-decoded", decoded_labels, decoder, seen_in_val, data.val, **sharp),
     }
     return Outcome(
         masks=end.masks, segmenter=end.segmenter, activation=begun.activation, seeds=begun.seeds, threshold=begun.chosen,

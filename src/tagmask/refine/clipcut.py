@@ -25,6 +25,7 @@ from tagmask.refine.superpixels import adjacency, region_means, slic
 FLOOR = 0.02  # of the probabilities: nearer to 0 they would decide alone  # ours (source: 1e-6)
 DENSITY_FLOOR = -20.0  # of the logarithm of a colour's density  # ours
 JUMP = 0.5  # pixels by which the motion of two neighbours differs where a moving thing ends  # ours
+LEAST_MOVING = 0.005  # share of a frame that must be enclosed by such ends, or the motion says nothing  # ours
 
 Pixels = NDArray[np.uint8]
 Flow = tuple[NDArray[np.float32], NDArray[np.bool_]]  # (H, W, 2), and (H, W) where it can be trusted
@@ -205,13 +206,12 @@ def inside_motion(flow: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return how much each pixel is enclosed by where the motion (H, W, 2) changes suddenly: float32 (H, W) in [0, 1].
 
     That is the share of rays in eight directions that cross such a border an odd number of times; 0.5 everywhere, which
-    says nothing, where nothing moves against the rest.
+    says nothing, where next to nothing moves against the rest (else a speck would make ground of a frame).
     """
     steps = [np.gradient(flow[..., axis]) if min(flow.shape[:2]) > 1 else [flow[..., axis] * 0] for axis in (0, 1)]
     border = np.sqrt(sum(part**2 for pair in steps for part in pair)) > JUMP
-    if not border.any():
-        return np.full(border.shape, 0.5, dtype=np.float32)
-    return enclosed(border)
+    inside = enclosed(border)
+    return inside if (inside > 0.5).mean() >= LEAST_MOVING else np.full_like(inside, 0.5)
 
 
 def enclosed(border: NDArray[np.bool_]) -> NDArray[np.float32]:
