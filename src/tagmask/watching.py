@@ -161,16 +161,18 @@ def cut_clip(
 ) -> Footage:
     """Return the object's mask (0 or 1) in every frame of a footage, cut out chunk by chunk; ``kept`` are worth learning from.
 
-    For the cut, the attention is raised to the power that moves ``threshold`` to ``calibrate`` (0: not at all), so that what is
-    as likely object as not says so. ``area`` and ``inside``: see ``frames_to_keep``.
+    The attention is raised to the power that moves ``threshold`` to ``calibrate`` (0: not at all), so that what is as likely
+    object as not says so. ``area`` and ``inside``: see ``frames_to_keep``; only attention of over one half counts there.
     """
     power = log(calibrate) / log(threshold) if calibrate and 0 < threshold < 1 else 1.0
     recorder = Recorder()
     kept: list[int] = []
     for numbers in footage.facts["chunks"]:
         attention = _unit(footage.stack(ATTENTION, numbers))
-        masks = cut_frames(footage.stack(FRAME, numbers), (attention**power).astype(np.float32), cut)
-        good = frames_to_keep(masks, attention, area=area, inside=inside)
+        attention = (attention**power).astype(np.float32)
+        masks = cut_frames(footage.stack(FRAME, numbers), attention, cut)
+        speaks = np.where(attention > 0.5, attention, np.float32(0))  # for the object; faint traces lie everywhere
+        good = frames_to_keep(masks, speaks, area=area, inside=inside)
         for number, mask in zip(numbers, masks, strict=True):
             recorder.add(MASK, number, mask.astype(np.uint8))
         kept += [number for number, use in zip(numbers, good, strict=True) if use]

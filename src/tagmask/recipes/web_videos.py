@@ -62,7 +62,7 @@ class Options:
     flow: str = "medium"  # optical flow: ultrafast, fast or medium (DIS); ours
     mask_least: float = 0.01  # masks that cover a smaller share of the frame teach nothing; ours
     mask_most: float = 0.9  # masks that cover a larger share of the frame teach nothing; ours
-    mask_inside: float = 0.6  # masks that hold a smaller share of the attention teach nothing; ours
+    mask_inside: float = 0.6  # masks that hold less of the attention (where over one half) teach nothing; ours
     decoder_width: int = 256  # channels of the decoder's first stage, each next has half; ours (paper: mirrored VGG16)
     decoder_stages: int = 2  # steps of the decoder up to finer maps of the trunk; ours (paper: five)
     decoder_epochs: float = 10.0  # epochs of the decoder over the frames; ours (not published)
