@@ -19,8 +19,9 @@ from tagmask.footage import Recorder
 from tagmask.nets.backbones import build_backbone
 from tagmask.nets.classifier import Classifier
 from tagmask.refine.clipcut import CutOptions
+from tagmask.sights import Sights, cam_of_frame, mask_of_frame
 from tagmask.tagged_clips import MadeClip, TaggedClip, TaggedClips, clips_in
-from tagmask.watching import FrameOptions, Sights, cam_of_frame, chunked, cut_clip, mask_of_frame, told, watched
+from tagmask.watching import FrameOptions, chunked, cut_clip, told, watched
 from tests.conftest import TINY
 
 ALL = FrameOptions(stride=1, score=0.0, others=1.0, least=1, chunk=3, change=1.0)

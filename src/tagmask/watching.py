@@ -15,19 +15,17 @@ import torch
 from numpy.typing import NDArray
 
 from tagmask.activate import highest_cam
-from tagmask.augment import resize, resize_labels
+from tagmask.augment import resize
 from tagmask.data.photos import PerImage
 from tagmask.errors import DataError, OptionError
 from tagmask.footage import Footage, Recorder
-from tagmask.keys import digest
-from tagmask.label import threshold_labels
 from tagmask.nets.classifier import Classifier
 from tagmask.nets.folded import as_image, folded
 from tagmask.progress import Narrator
 from tagmask.refine.clipcut import CutOptions, cut_frames, frames_to_keep
 from tagmask.refine.shots import SHOT_CHANGE, colour_change, colour_shares
 from tagmask.tagged_clips import TaggedClip, TaggedClips
-from tagmask.types import Activation, LabelMap, Photo
+from tagmask.types import Activation, Photo
 
 FRAME, ATTENTION, MASK = "frame", "attention", "mask"  # kinds of pictures in a footage
 CLIP = "{clip}"  # stands for the path of the clip in an error that is kept
@@ -168,7 +166,7 @@ def cut_clip(
     recorder = Recorder()
     kept: list[int] = []
     for numbers in footage.facts["chunks"]:
-        attention = _unit(footage.stack(ATTENTION, numbers))
+        attention = unit(footage.stack(ATTENTION, numbers))
         attention = (attention**power).astype(np.float32)
         masks = cut_frames(footage.stack(FRAME, numbers), attention, cut)
         speaks = np.where(attention > 0.5, attention, np.float32(0))  # for the object; faint traces lie everywhere
@@ -179,63 +177,7 @@ def cut_clip(
     return recorder.done({**footage.facts, "kept": kept})
 
 
-@dataclass(frozen=True)
-class Sight:
-    """One frame of a footage, and where its clip has no such chosen frame, that too."""
-
-    footage: Footage
-    number: int
-
-    @property
-    def chosen(self) -> bool:
-        """Whether the frame is one of those that show the class."""
-        return any(self.number in chunk for chunk in self.footage.facts["chunks"])
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the clip."""
-        height, width = self.footage.facts["size"]
-        return height, width
-
-
-class Sights(PerImage[Sight]):
-    """``sights["CLIP/FRAME"]`` for every frame that was looked at, chosen or not."""
-
-    def __init__(self, clips: TaggedClips, footages: PerImage[Footage]):
-        self._where: dict[str, tuple[str, int]] = {}
-        for name in clips.names:
-            facts, clip = footages[name].facts, clips[name]
-            for number in range(0, facts["frames"], facts["stride"]):
-                self._where[f"{clip.shown}/{clip.frame_name(number)}"] = name, number
-        super().__init__(list(self._where))
-        self._footages = footages
-
-    def __getitem__(self, name: str) -> Sight:
-        clip, number = self._where[name]
-        return Sight(self._footages[clip], number)
-
-    def key_of(self, name: str) -> str:
-        """The key of the footage and the number of the frame."""
-        clip, number = self._where[name]
-        return digest([self._footages.key_of(clip), number])
-
-
-def mask_of_frame(sight: Sight) -> LabelMap:
-    """Return the mask (0, 1) at the size of the clip; a frame that does not show the class has nothing in it."""
-    if not sight.chosen:
-        return LabelMap(np.zeros(sight.size, dtype=np.uint8))
-    return LabelMap(resize_labels(sight.footage.picture(MASK, sight.number), *sight.size))
-
-
-def cam_of_frame(sight: Sight, *, threshold: float) -> LabelMap:
-    """Return the attention over ``threshold`` as a mask (0, 1), as ``mask_of_frame`` does."""
-    if not sight.chosen:
-        return LabelMap(np.zeros(sight.size, dtype=np.uint8))
-    attention = _unit(sight.footage.picture(ATTENTION, sight.number))
-    return threshold_labels(Activation(attention[None], (1,)), threshold, size=sight.size)
-
-
-def _unit(values: NDArray[np.uint8]) -> NDArray[np.float32]:
+def unit(values: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return 8-bit values as float32 in [0, 1]."""
     return values.astype(np.float32) / np.float32(255)
 

@@ -18,11 +18,10 @@ from tagmask.refine.clipcut import (
     clip_graph,
     cut_frames,
     cut_graph,
-    enclosed,
     frames_to_keep,
-    inside_motion,
 )
 from tagmask.refine.mixture import fit_mixture, log_density
+from tagmask.refine.motion import enclosed, inside_motion
 
 T, H, W = 2, 4, 6
 

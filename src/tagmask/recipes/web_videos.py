@@ -21,9 +21,10 @@ from tagmask.outcome import Outcome
 from tagmask.refine.clipcut import CutOptions
 from tagmask.refine.crf import PSA_CRF
 from tagmask.retrain import retrain
+from tagmask.sights import Sights, cam_of_frame, mask_of_frame
 from tagmask.tagged_clips import checked_clips, tagged_clips
 from tagmask.types import Dataset
-from tagmask.watching import FrameOptions, Sights, cam_of_frame, cut_clip, mask_of_frame, told, watched
+from tagmask.watching import FrameOptions, cut_clip, told, watched
 from tagmask.work import Work
 
 MERGES = {"max": highest_cam, "sum": multi_scale_cam}

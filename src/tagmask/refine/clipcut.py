@@ -2,7 +2,7 @@
 
 Superpixels are the nodes of a graph. Each says by how much it is attended to, by its colour and by how it moves what it is;
 neighbours in a frame, and those that the optical flow joins over time, would rather be the same. Arrays in, arrays out.
-Hong, Yeo, Kwak, Lee, Han. CVPR 2017. https://arxiv.org/abs/1701.00352. Motion: Papazoglou and Ferrari. ICCV 2013.
+Hong, Yeo, Kwak, Lee, Han. CVPR 2017. https://arxiv.org/abs/1701.00352
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from tagmask.errors import OptionError
 from tagmask.refine.flow import PRESETS, consistent, optical_flow
 from tagmask.refine.graphcut import graph_cut
 from tagmask.refine.mixture import fit_mixture, log_density
+from tagmask.refine.motion import inside_motion
 from tagmask.refine.superpixels import adjacency, region_means, slic
 
 FLOOR = 0.02  # of the probabilities: nearer to 0 they would decide alone  # ours (source: 1e-6)
 DENSITY_FLOOR = -20.0  # of the logarithm of a colour's density  # ours
-JUMP = 0.5  # pixels by which the motion of two neighbours differs where a moving thing ends  # ours
-LEAST_MOVING = 0.005  # share of a frame that must be enclosed by such ends, or the motion says nothing  # ours
 
 Pixels = NDArray[np.uint8]
 Flow = tuple[NDArray[np.float32], NDArray[np.bool_]]  # (H, W, 2), and (H, W) where it can be trusted
@@ -200,43 +199,6 @@ def _surprise(probability: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return -log of the probabilities (N,) of being object, floored, as costs (N, 2) of ground and object."""
     p = np.clip(probability.astype(np.float64), FLOOR, 1 - FLOOR)
     return -np.log(np.stack([1 - p, p], axis=1))
-
-
-def inside_motion(flow: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return how much each pixel is enclosed by where the motion (H, W, 2) changes suddenly: float32 (H, W) in [0, 1].
-
-    That is the share of rays in eight directions that cross such a border an odd number of times; 0.5 everywhere, which
-    says nothing, where next to nothing moves against the rest (else a speck would make ground of a frame).
-    """
-    steps = [np.gradient(flow[..., axis]) if min(flow.shape[:2]) > 1 else [flow[..., axis] * 0] for axis in (0, 1)]
-    border = np.sqrt(sum(part**2 for pair in steps for part in pair)) > JUMP
-    inside = enclosed(border)
-    return inside if (inside > 0.5).mean() >= LEAST_MOVING else np.full_like(inside, 0.5)
-
-
-def enclosed(border: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the share of eight rays from a pixel that meet the border, bool (H, W), an odd number of times."""
-    odd = np.zeros(border.shape, dtype=np.int64)
-    for turned in (False, True):
-        for flipped in (False, True):
-            way = np.s_[:: -1 if flipped else 1]
-            seen = border.T[way] if turned else border[way]
-            for aside in (0,) if turned else (-1, 0, 1):
-                met = _met(np.ascontiguousarray(seen), aside)[way]
-                odd += (met.T if turned else met) % 2
-    return (odd / 8).astype(np.float32)
-
-
-def _met(border: NDArray[np.bool_], aside: int) -> NDArray[np.int32]:
-    """Count how often a ray from each pixel, one row up and ``aside`` columns to the right a step, enters the border."""
-    met = np.zeros(border.shape, dtype=np.int32)
-    width = border.shape[1]
-    here = np.s_[max(0, -aside) : width - max(0, aside)]
-    there = np.s_[max(0, aside) : width - max(0, -aside)]
-    for row in range(1, len(border)):
-        enters = border[row - 1, there] & ~border[row, here]
-        met[row, here] = met[row - 1, there] + enters
-    return met
 
 
 def frames_to_keep(
