@@ -18,9 +18,8 @@ from PIL.PngImagePlugin import PngInfo
 from tagmask.data.opening import opened
 from tagmask.data.pixels import palette, write_mask
 from tagmask.errors import RunError
-from tagmask.types import Activation, Boxes, BoxScores, Instances, LabelMap, Regions, Saliency
 from tagmask.footage import Footage, open_footage, save_footage
-from tagmask.types import Activation, Boxes, Instances, LabelMap, Regions, Saliency
+from tagmask.types import Activation, Boxes, BoxScores, Instances, LabelMap, Regions, Saliency
 
 _INSTANCES = "instances"  # the keyword of the text in a PNG of instances
 

@@ -22,10 +22,7 @@ class Outcome:
     ``box_steps`` are the boxes on the way, ``val_boxes`` those of validation photos, found without their tags.
     ``saliency`` is what stood out in the training photos, for methods that ask, and ``supervision`` what people had to
     paint or draw for it, beyond what the method itself needs ("none" for a detector).
-    ``instances`` are the single objects of the training photos, from methods that find such. ``saliency`` is what stood
-    out in them, for methods that ask, and ``supervision`` what people had to paint or draw for it, beyond what the method
-    itself needs ("none" for a detector). ``warnings`` are lines for the reader of the report, such as what of the user's could
-    not be used.
+    ``warnings`` are lines for the reader of the report, such as what of the user's could not be used.
     """
 
     masks: PerImage[LabelMap]
@@ -42,6 +39,7 @@ class Outcome:
     val_boxes: PerImage[Boxes] | None = None
     saliency: PerImage[Saliency] | None = None
     supervision: str = "none"
+    warnings: tuple[str, ...] = ()
 
     @property
     def all_boxes(self) -> PerImage[Boxes] | None:
@@ -49,4 +47,3 @@ class Outcome:
         if self.boxes is None or self.val_boxes is None:
             return self.boxes
         return Joined(self.boxes, self.val_boxes)
-    warnings: tuple[str, ...] = ()

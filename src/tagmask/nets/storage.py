@@ -20,8 +20,8 @@ from tagmask.nets.backbones import Backbone, build_backbone
 from tagmask.nets.boundary import BoundaryNet
 from tagmask.nets.boxes import BoxNet, FasterBoxNet
 from tagmask.nets.classifier import Classifier
-from tagmask.nets.embedding import EmbeddingNet
 from tagmask.nets.decoder import Decoder
+from tagmask.nets.embedding import EmbeddingNet
 from tagmask.nets.fickle import FickleNet
 from tagmask.nets.localiser import Localiser
 from tagmask.nets.multi_dilated import MultiDilated
