@@ -208,6 +208,33 @@ DESK_INSTANCES = {
     "feature_epochs": 10.0,
     "feature_rate": 0.002,
 }
+DESK_BOXES = {
+    **DESK_SEGMENTER,
+    **DESK_TAGS,
+    "most_proposals": 500,
+    "candidates": 80,
+    "mask_side": 128,
+    "box_side": 256,
+    "box_epochs": 6.0,
+    "box_samples": 32,
+    "box_width": 128,
+    "box_cells": 5,
+    "cuts": 3,
+    "pseudo_boxes": 1,
+    "rounds": 1,
+}
+DESK_VIDEOS = {
+    **DESK_TAGS,
+    **DESK_SEGMENTER,
+    "clips": "made",
+    "made_frames": 30,
+    "frame_run": 3,
+    "frame_regions": 250,
+    "decoder_width": 128,
+    "decoder_epochs": 4.0,
+    "decoder_crop": 192,
+    "flow": "fast",
+}
 DESK_GUIDED = {
     **DESK_SEGMENTER,
     **DESK_TAGS,
@@ -263,6 +290,9 @@ DESK = {
     "inter_image_instances, without graph and noise": Row(
         "inter_image_instances", {**DESK_INSTANCES, "keep": 1.0, "graph": False}
     ),
+    "c_spcl": Row("c_spcl", DESK_BOXES),
+    "c_spcl, plain": Row("c_spcl", {**DESK_BOXES, "pacing": "none", "prior": False}),
+    "web_videos": Row("web_videos", DESK_VIDEOS),
     "mcof": Row("mcof", DESK_MCOF),
     "mcof, one round": Row("mcof", {**DESK_MCOF, "rounds": 1}),
     "nsrom": Row("nsrom", DESK_NSROM),
