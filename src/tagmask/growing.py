@@ -77,8 +77,8 @@ def segment_from_cues(work: Work, data: Dataset, cues: PerImage[LabelMap], optio
     """Train a network whose cues grow, let it label the training photos, and train ``retrain``'s networks on that.
 
     ``cues`` lie on the network's grid of the warped square. Read of ``options``, a recipe's: ``size grow_stride grow_epochs
-    grow_rate grow_policy grow_batch mirror unary grow_background grow_object override_cues balanced growing first_epoch``
-    (see ``dsrg``), and what ``retrain`` reads.
+    grow_rate grow_policy grow_batch mirror unary grow_background grow_object override_cues balanced growing first_epoch
+    go_on`` (see ``dsrg``), and what ``retrain`` reads.
     """
     growth = Growth(options.grow_background, options.grow_object, options.override_cues, options.unary)
     schedule = Schedule(
@@ -104,7 +104,7 @@ def segment_from_cues(work: Work, data: Dataset, cues: PerImage[LabelMap], optio
         steps["grown"] = work.each("grown", grown_cues, network, cues, data.train, size=options.size, growth=growth)
     masks = work.each("relabelled", predict_labels, network, data.train, use_tags=True, **looks)
     steps["after the growing network"] = masks
-    end = retrain(work, data, masks, options)
+    end = retrain(work, data, masks, options, start=network if options.go_on else None)
     val = {"after the growing network": work.each("val-relabelled", predict_labels, network, data.val, **looks)}
     return FromCues({**steps, **end.steps}, val, end)
 

@@ -35,13 +35,15 @@ def retrain(
     first: int = 1,
     crf: CrfOptions = PSA_CRF,
     schedule: Mapping[str, Any] | None = None,
+    start: Segmenter | None = None,
 ) -> Retrained:
     """Train ``options.rounds`` networks in turn, each on the masks that the one before gave the training photos.
 
     Photos with ``known`` labels teach these in every round, whatever the masks say. ``first`` is the number of the first
     network, for recipes that train one now and then. Read of ``options``, a recipe's:
     ``segmenter output_stride width epochs rate head_rate crop zoom batch rounds test_scales test_flip test_crf`` (see
-    ``cam``). ``crf`` is that of ``test_crf``, ``schedule`` are further fields of the ``Schedule``. ``runs.known_options``
+    ``cam``). ``crf`` is that of ``test_crf``, ``schedule`` are further fields of the ``Schedule``; the first network goes on
+    from ``start``, where that is given, and not from the backbone's weights. ``runs.known_options``
     refuses less than one round.
     """
     looks: dict[str, Any] = {"scales": options.test_scales, "flip": options.test_flip}
@@ -57,6 +59,7 @@ def retrain(
             schedule=Schedule(
                 options.epochs, options.batch, options.rate, head_rate=options.head_rate, **(schedule or {})
             ),
+            **({} if start is None or turn > first else {"start": start}),
         )  # fmt: skip
         masks = work.each(f"relabelled-{turn}", predict_labels, segmenter, data.train, use_tags=True, **looks)
         steps[f"after segmenter {turn}"] = masks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,10 +96,15 @@ def fit_segmenter(
     seed: int,
     job: Job,
     width: int | None = None,
+    start: Segmenter | None = None,
 ) -> Segmenter:
-    """Train the named segmenter with pixel-wise cross entropy; 255 is ignored, ``classes`` is C with the background."""
+    """Train the named segmenter with pixel-wise cross entropy; 255 is ignored, ``classes`` is C with the background.
+
+    With ``start`` a copy of that network goes on learning; it then says what is built.
+    """
     torch.manual_seed(seed)
-    network = build_segmenter(segmenter, backbone, classes, **({} if width is None else {"width": width}))
+    shape = {} if width is None else {"width": width}
+    network = build_segmenter(segmenter, backbone, classes, **shape) if start is None else deepcopy(start)
     views = LabelledViews(photos, labels, crop, scales, fill=mean_colour(network))
 
     def loss(network: nn.Module, images: Tensor, truth: Tensor) -> Mapping[str, Tensor]:

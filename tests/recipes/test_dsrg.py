@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file as load
 from tests.recipes.test_contract import bare, few, first_computed, go
 
 from tagmask.errors import OptionError
@@ -106,3 +108,16 @@ def test_nonsense_is_refused_before_any_training(toy, tmp_path, wrong):
     with pytest.raises(OptionError, match="expected"):
         go("dsrg", toy, tmp_path / "run", **wrong)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_first_segmenter_goes_on_from_the_growing_network_or_starts_anew(toy, tmp_path, store):
+    """With a rate of nothing a segmenter stays what it starts from."""
+    heads = {}
+    for go_on in (True, False):
+        folder = tmp_path / f"run-{go_on}"
+        go("dsrg", toy, folder, store=store, go_on=go_on, rate=1e-30, size=65)
+        states = [load(folder / stage / "model.safetensors") for stage in ("growing-network", "segmenter-1")]
+        heads[go_on] = [state[next(name for name in state if name.startswith("head"))] for state in states]
+    assert torch.equal(*heads[True])
+    assert not torch.equal(*heads[False])
+    assert torch.equal(heads[True][0], heads[False][0])

@@ -48,6 +48,7 @@ class Options:
     grow_object: float = 0.85  # how sure of an object, in 0..1; author code
     override_cues: bool = False  # what it is sure of counts also at cues, for the paths of growth; paper (code: True)
     first_epoch: bool = True  # show the grown cues after its first epoch too, which is then trained twice; ours
+    go_on: bool = True  # the first segmenter goes on from the growing network; author code
     output_stride: int = 8  # pixels a cell of the classifier's and the segmenters' grid; author code
     segmenter: str = "deeplab-v2"  # deeplab-v1, deeplab-v2 or deeplab-v3; paper (ASPP)
     rounds: int = 1  # segmenters trained in turn after the growing one, each on the masks before; paper
