@@ -143,7 +143,7 @@ DESK_MCOF = {
     "region_scale": 100.0,
     "region_least": 30,
     "region_crop": 224,
-    "region_rate": 0.005,
+    "region_rate": 0.0002,
     "wrong": "tags",
 }
 DESK_NSROM = {
