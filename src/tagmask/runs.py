@@ -127,31 +127,57 @@ def run(
     recipe = find_method(method)
     options_type, run_recipe = recipe.load()
     options = replace(options or options_type(), **known_options(method, options_type, changes))
-    out, device = Path(out), choose_device(device)
-    settings = {
-        "method": method, "data": str(data.root.resolve()), "classes": list(data.classes), "options": plain(asdict(options)),
-        "backbone": asdict(backbone or Backbone()), "seed": seed, "device": device_name(device), "precision": precision,
-        "looking": looking,
-        "longest": longest, "train_split": data.train_split, "novel": [data.classes[tag] for tag in data.novel],
-        "command": command or f"tagmask.run({method!r}, ...)",
-        "versions": versions(),
-    }  # fmt: skip
-    claim(out, method, data.root)
-    write_json(out / "options.json", settings)
-    narrator = Narrator(log=out / "log.txt", quiet=quiet)
-    work = Work(
-        out=out, backbone=backbone or Backbone(), store=Path(store) if store else out / ".store",
-        seed=seed, device=device, precision=precision, looking=looking, longest=longest, narrator=narrator,
+    work, settings = open_work(
+        method, data, out, options, backbone=backbone or Backbone(), store=store, device=choose_device(device),
+        precision=precision, looking=looking, seed=seed, longest=longest, quiet=quiet,
+        command=command or f"tagmask.run({method!r}, ...)",
+        classes=list(data.classes), train_split=data.train_split, novel=[data.classes[tag] for tag in data.novel],
     )  # fmt: skip
-    narrator.say(f"{method} on {data.root}: {len(data.train)} photos to learn from, {len(data.val)} to validate")
+    work.narrator.say(f"{method} on {data.root}: {len(data.train)} photos to learn from, {len(data.val)} to validate")
     outcome = run_recipe(guarded(data, recipe.extra_supervision), work, options)
     predictions = finish(data, work, outcome)
     extra = {"classes": list(data.classes), "predict": plain(outcome.predict), "longest": longest, "looking": looking}
-    save_network(outcome.segmenter, out, extra=extra)
+    save_network(outcome.segmenter, work.out, extra=extra)
     summarise(
         data, work, outcome, predictions, method=recipe, settings=settings, warnings=[*warnings, *outcome.warnings]
     )
-    return Run(out)
+    return Run(work.out)
+
+
+def open_work(
+    method: str,
+    data: Dataset,
+    out: str | Path,
+    options: Any,
+    *,
+    backbone: Backbone,
+    store: str | Path | None,
+    device: str,
+    precision: str,
+    seed: int,
+    longest: int,
+    quiet: bool,
+    command: str,
+    looking: str = "float32",
+    **facts: Any,
+) -> tuple[Work, dict[str, Any]]:
+    """Claim the folder ``out``, write ``options.json`` into it, and return where to work and what was written.
+
+    ``facts`` are what else the file is to say of this kind of run. Raises what ``claim`` raises.
+    """
+    out = Path(out)
+    settings = {
+        "method": method, "data": str(data.root.resolve()), "options": plain(asdict(options)), "backbone": asdict(backbone),
+        "seed": seed, "device": device_name(device), "precision": precision, "looking": looking, "longest": longest,
+        **facts, "command": command, "versions": versions(),
+    }  # fmt: skip
+    claim(out, method, data.root)
+    write_json(out / "options.json", settings)
+    work = Work(
+        out=out, backbone=backbone, store=Path(store) if store else out / ".store", seed=seed, device=device,
+        precision=precision, looking=looking, longest=longest, narrator=Narrator(log=out / "log.txt", quiet=quiet),
+    )  # fmt: skip
+    return work, settings
 
 
 def known_options(method: str, options: type[Any], changes: dict[str, Any]) -> dict[str, Any]:

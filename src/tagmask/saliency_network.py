@@ -7,7 +7,7 @@ them, as in Khoreva et al. (Simple does it), CVPR 2017.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,17 @@ import numpy as np
 from tagmask.data.novel import guarded
 from tagmask.data.photos import DrawnBoxes, Truth
 from tagmask.errors import DataError, OptionError
-from tagmask.files import write_json
 from tagmask.fit import Schedule
-from tagmask.keys import plain
 from tagmask.nets.backbones import Backbone
 from tagmask.nets.segmenter import build_segmenter
 from tagmask.nets.storage import read_extra, save_network
-from tagmask.progress import Narrator
 from tagmask.proposals import fitted
 from tagmask.refine.grabcut import object_in_box
-from tagmask.runs import LONGEST, choose_device, claim, device_name, known_options, versions
+from tagmask.runs import LONGEST, choose_device, known_options, open_work
 from tagmask.saliency import network_saliency
 from tagmask.segment import fit_segmenter
 from tagmask.summary import saliency_quality
 from tagmask.types import BACKGROUND, UNKNOWN, Boxes, Dataset, LabelMap, Photo, Sample
-from tagmask.work import Work
 
 METHOD = "fit-saliency"
 MOST_NAMED = 8  # classes that a network's description names  # ours
@@ -106,23 +102,15 @@ def fit_saliency(
     options = replace(options or Options(), **known_options(METHOD, Options, changes))
     schedule = Schedule(options.epochs, options.batch, options.rate, head_rate=options.head_rate)
     learned = taught_by(data, boxes=boxes)
-    out, device, backbone = Path(out), choose_device(device), backbone or Backbone()
+    device, backbone = choose_device(device), backbone or Backbone()
     trunk = replace(backbone, output_stride=options.output_stride)
-    claim(out, METHOD, data.root)
     build_segmenter(options.segmenter, trunk, 2, width=options.width)  # refuses before the hour of GrabCut
-    settings = {
-        "method": METHOD, "data": str(data.root.resolve()), "boxes": boxes, "options": plain(asdict(options)),
-        "backbone": asdict(backbone), "seed": seed, "device": device_name(device), "precision": precision,
-        "longest": longest, "train_split": data.train_split, "novel": [data.classes[tag] for tag in data.novel],
-        "command": command or "tagmask.fit_saliency(...)", "versions": versions(),
-    }  # fmt: skip
-    write_json(out / "options.json", settings)
-    narrator = Narrator(log=out / "log.txt", quiet=quiet)
-    narrator.say(f"{METHOD} on {data.root}: {len(learned)} photos with {'boxes' if boxes else 'masks'}")
-    work = Work(
-        out=out, backbone=backbone, store=Path(store) if store else out / ".store",
-        seed=seed, device=device, precision=precision, longest=longest, narrator=narrator,
+    work, _ = open_work(
+        METHOD, data, out, options, backbone=backbone, store=store, device=device, precision=precision, seed=seed,
+        longest=longest, quiet=quiet, command=command or "tagmask.fit_saliency(...)",
+        boxes=boxes, train_split=data.train_split, novel=[data.classes[tag] for tag in data.novel],
     )  # fmt: skip
+    work.narrator.say(f"{METHOD} on {data.root}: {len(learned)} photos with {'boxes' if boxes else 'masks'}")
     if boxes:
         cuts = {"iterations": options.box_cuts, "least": options.box_least}
         labels = work.each("objects", cut_out, DrawnBoxes(learned), learned, **cuts)
@@ -142,8 +130,8 @@ def fit_saliency(
         maps = work.each("val-saliency", network_saliency, network, masked)
         quality = saliency_quality(Truth(masked, len(data.classes), longest), maps)
         extra["val"] = {**quality, "images": len(masked)}
-    save_network(network, out, extra=extra)
-    return SaliencyNetwork(out)
+    save_network(network, work.out, extra=extra)
+    return SaliencyNetwork(work.out)
 
 
 def taught_by(data: Dataset, *, boxes: bool) -> tuple[Sample, ...]:

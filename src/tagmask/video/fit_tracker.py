@@ -14,14 +14,13 @@ from tagmask.classify import mean_colour
 from tagmask.data.novel import guarded
 from tagmask.data.photos import PerImage, Photos, Truth
 from tagmask.errors import DataError, OptionError, RunError, did_you_mean
-from tagmask.files import read_json, write_json
+from tagmask.files import read_json
 from tagmask.fit import Examples, Schedule, fit
 from tagmask.keys import plain
 from tagmask.nets.backbones import Backbone, build_backbone
-from tagmask.nets.storage import DESCRIPTION, load_network, save_network
+from tagmask.nets.storage import DESCRIPTION, save_network
 from tagmask.nets.tracker import TrackerNet
-from tagmask.progress import Narrator
-from tagmask.runs import LONGEST, choose_device, claim, device_name, known_options, versions
+from tagmask.runs import LONGEST, choose_device, known_options, open_work
 from tagmask.types import Dataset, LabelMap
 from tagmask.video.track import Tracker, load_tracker
 from tagmask.video.tracking_loss import tracking_loss
@@ -123,19 +122,12 @@ def fit_tracker(
     samples = [sample for sample in seen if sample.mask is not None]
     if not samples:
         raise DataError(f"{data.root}: none of the {len(data.train)} images to learn from has a mask; give masks/.")
-    out, device = Path(out), choose_device(device)
+    device = choose_device(device)
     backbone = replace(backbone or Backbone(), output_stride=options.output_stride)
-    claim(out, METHOD, data.root)
-    narrator = Narrator(log=out / "log.txt", quiet=quiet)
-    settings = {
-        "method": METHOD, "data": str(data.root.resolve()), "options": plain(asdict(options)), "backbone": asdict(backbone),
-        "start": None if start is None else str(Path(start).resolve()), "seed": seed, "device": device_name(device),
-        "precision": precision, "longest": longest, "command": command or "tagmask.fit_tracker(...)", "versions": versions(),
-    }  # fmt: skip
-    write_json(out / "options.json", settings)
-    work = Work(
-        out=out, backbone=backbone, store=Path(store) if store else out / ".store", seed=seed, device=device,
-        precision=precision, longest=longest, narrator=narrator,
+    work, _ = open_work(
+        METHOD, data, out, options, backbone=backbone, store=store, device=device, precision=precision, seed=seed,
+        longest=longest, quiet=quiet, command=command or "tagmask.fit_tracker(...)",
+        start=None if start is None else str(Path(start).resolve()),
     )  # fmt: skip
     earlier = () if start is None else (_earlier(work, Path(start), options),)
     shape = {name: getattr(options, name) for name in SHAPE}
@@ -145,8 +137,8 @@ def fit_tracker(
         adam=options.optimizer == "adam", clips=options.clips, pair=options.pair, motion=options.motion, gap=options.gap,
         seed=seed,
     )  # fmt: skip
-    save_network(network, out, extra={"data": data.root.name, "options": plain(asdict(options)), "seed": seed})
-    return load_tracker(out, device=device)
+    save_network(network, work.out, extra={"data": data.root.name, "options": plain(asdict(options)), "seed": seed})
+    return load_tracker(work.out, device=device)
 
 
 def train_tracker(
@@ -179,12 +171,7 @@ def train_tracker(
 
 def opened_tracker(*, folder: str, sha256: str) -> TrackerNet:
     """Return the tracker kept in ``folder``; raises RunError for any other network."""
-    network = load_network(Path(folder))
-    if not isinstance(network, TrackerNet):
-        raise RunError(
-            f"{folder}: holds a {type(network).__name__}; expected the folder of `tagmask fit-tracker --out`."
-        )
-    return network
+    return load_tracker(folder).network
 
 
 def _earlier(work: Work, folder: Path, options: Options) -> TrackerNet:

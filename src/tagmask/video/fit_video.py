@@ -14,12 +14,10 @@ from tagmask.data.photos import Photos, Truth
 from tagmask.errors import DataError, OptionError, did_you_mean
 from tagmask.files import write_json
 from tagmask.fit import Schedule
-from tagmask.keys import plain
 from tagmask.nets.backbones import Backbone, build_backbone
 from tagmask.nets.storage import save_network
 from tagmask.nets.temporal import TemporalSegmenter
-from tagmask.progress import Narrator
-from tagmask.runs import choose_device, claim, device_name, known_options, versions
+from tagmask.runs import choose_device, known_options, open_work
 from tagmask.types import Dataset
 from tagmask.video.clips import encode_clips, find_movers
 from tagmask.video.label import VideoRun, score_frames
@@ -123,7 +121,7 @@ def fit_video(
             f"method {method!r} is not known{did_you_mean(method, METHODS)}; expected {', '.join(METHODS)}."
         )
     options = replace(options or Options(), **known_options("fit-video", Options, changes))
-    out, device, classes = Path(out), choose_device(device), class_names(data)
+    device, classes = choose_device(device), class_names(data)
     train, val = labelled(data, data.train_split), labelled(data, data.val_split)
     if not train:
         raise DataError(
@@ -131,33 +129,28 @@ def fit_video(
         )
     backbone = replace(backbone or Backbone(), output_stride=options.output_stride)
     build_network(backbone, len(classes), options, options.frames)  # refuses impossible options before anything is kept
-    claim(out, f"fit-video {method}", data.root)
-    settings = {
-        "method": f"fit-video {method}", "data": str(data.root.resolve()), "classes": list(classes),
-        "options": plain(asdict(options)), "backbone": asdict(backbone), "seed": seed, "device": device_name(device),
-        "precision": precision, "longest": longest, "train_split": data.train_split, "train_frames": len(train),
-        "command": command or f"tagmask.fit_video(..., method={method!r})", "versions": versions(),
-    }  # fmt: skip
-    write_json(out / "options.json", settings)
-    work = Work(
-        out=out, backbone=backbone, store=Path(store) if store else out / ".store", seed=seed, device=device,
-        precision=precision, longest=longest, narrator=Narrator(log=out / "log.txt", quiet=quiet),
+    work, settings = open_work(
+        f"fit-video {method}", data, out, options, backbone=backbone, store=store, device=device, precision=precision,
+        seed=seed, longest=longest, quiet=quiet, command=command or f"tagmask.fit_video(..., method={method!r})",
+        classes=list(classes), train_split=data.train_split, train_frames=len(train),
     )  # fmt: skip
     work.narrator.say(f"{method} on {data.root}: {len(train)} labelled frames of {len(classes)} classes to learn from")
     truth = Truth(train, classes=len(classes), longest=longest)
     shares = work.once("labels", count_labels, truth, classes=len(classes))["shares"]
     network = _train(work, work.photos(train), truth, classes, method, options)
-    save_network(network, out, extra={"classes": list(classes), "longest": longest, "supervision": "masks of frames"})
+    save_network(
+        network, work.out, extra={"classes": list(classes), "longest": longest, "supervision": "masks of frames"}
+    )
     metrics = {
         **settings, "shares": dict(zip(classes, shares, strict=True)),
         "stages": [asdict(cost) for cost in work.costs],
         "minutes": round(sum(cost.seconds for cost in work.costs) / 60, 2),
         "peak_mb": round(max(cost.peak_mb for cost in work.costs)),
     }  # fmt: skip
-    done = VideoRun(out)
+    done = VideoRun(work.out)
     if val:
         metrics["val"] = score_frames(done.labeller(device=device), val, work.narrator)
-    write_json(out / "metrics.json", metrics)
+    write_json(work.out / "metrics.json", metrics)
     return done
 
 
