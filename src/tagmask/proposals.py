@@ -13,8 +13,7 @@ from pycocotools import mask as coco_mask
 
 from tagmask.augment import resize_labels
 from tagmask.data.opening import opened
-from tagmask.data.photos import PerImage, Photos
-from tagmask.data.pixels import fingerprint
+from tagmask.data.photos import PerImage, Photos, Pictures
 from tagmask.errors import DataError, OptionError, did_you_mean
 from tagmask.keys import digest
 from tagmask.refine.boxes import box_of, mask_of, packed
@@ -47,7 +46,8 @@ def proposals(work: Work, samples: Sequence[Sample], source: str, *, most: int =
     if source == SEARCH:
         return work.each("proposals", searched, samples, most=most)
     photos, path = work.photos(samples), Path(source)
-    own: PerImage[Boxes] = RegionMaps(path, photos) if path.is_dir() else CocoBoxes(path, photos)
+    own: PerImage[Boxes]
+    own = Pictures(path, photos, read_regions, what="regions") if path.is_dir() else CocoBoxes(path, photos)
     return work.each("proposals", fitted, own, samples, most=most)
 
 
@@ -113,33 +113,15 @@ class CocoBoxes(PerImage[Boxes]):
         return digest(self._found.get(name))
 
 
-class RegionMaps(PerImage[Boxes]):
-    """``boxes[name]`` are the regions in ``FOLDER/NAME.png``: every number above 0 is one."""
-
-    def __init__(self, folder: Path, photos: Photos):
-        super().__init__(photos.names)
-        self.folder = folder
-        missing = [name for name in photos.names if not self._path(name).is_file()]
-        if missing:
-            raise DataError(
-                f"{folder}: {len(missing)} of {len(photos)} photos have no regions (first: {self._path(missing[0]).name})."
-            )
-
-    def __getitem__(self, name: str) -> Boxes:
-        with opened(self._path(name)) as image:
-            if image.mode not in ("L", "P", "I", "I;16"):
-                raise DataError(f"{self._path(name)}: is a {image.mode} picture; expected grey or palette numbers.")
-            ids = np.array(image)
-        masks = [ids == number for number in np.unique(ids) if number > 0]
-        boxes = np.array([box_of(mask) for mask in masks], dtype=np.int32).reshape(-1, 4)
-        return Boxes(boxes, np.ones(len(boxes), dtype=np.float32), (0,) * len(boxes), ids.shape, packed(masks))
-
-    def key_of(self, name: str) -> str:
-        """The bytes of the file."""
-        return digest(fingerprint(self._path(name)))
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.png"
+def read_regions(path: Path) -> Boxes:
+    """Read a picture in which every number above 0 is a region; raises DataError for a picture of colours."""
+    with opened(path) as image:
+        if image.mode not in ("L", "P", "I", "I;16"):
+            raise DataError(f"{path}: is a {image.mode} picture; expected grey or palette numbers.")
+        ids = np.array(image)
+    masks = [ids == number for number in np.unique(ids) if number > 0]
+    boxes = np.array([box_of(mask) for mask in masks], dtype=np.int32).reshape(-1, 4)
+    return Boxes(boxes, np.ones(len(boxes), dtype=np.float32), (0,) * len(boxes), ids.shape, packed(masks))
 
 
 def _boxes_of(annotations: Sequence[dict[str, Any]], height: int, width: int) -> Boxes:

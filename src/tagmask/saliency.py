@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from tagmask.augment import resize
 from tagmask.data.opening import opened
-from tagmask.data.photos import PerImage, Photos
-from tagmask.data.pixels import fingerprint
+from tagmask.data.photos import PerImage, Pictures
 from tagmask.errors import DataError, OptionError, did_you_mean
 from tagmask.files import read_json
-from tagmask.keys import digest
 from tagmask.nets.segmenter import Segmenter
 from tagmask.nets.storage import DESCRIPTION, load_network, read_extra
 from tagmask.refine.saliency import DETECTORS
@@ -49,7 +47,9 @@ def saliency_maps(work: Work, samples: Sequence[Sample], source: str) -> PerImag
         digest_of_network = str(read_json(folder / DESCRIPTION).get("sha256"))
         network = work.once("saliency-network", opened_network, folder=str(folder.resolve()), sha256=digest_of_network)
         return work.each("saliency", network_saliency, network, samples)
-    return work.each("saliency", fitted, UserMaps(folder, work.photos(samples)), samples)
+    expected = "; expected an 8-bit grey NAME.png for each"
+    own = Pictures(folder, work.photos(samples), read_map, what="saliency map", expected=expected)
+    return work.each("saliency", fitted, own, samples)
 
 
 def supervision_of(source: str) -> str:
@@ -84,36 +84,12 @@ def opened_network(*, folder: str, sha256: str) -> Segmenter:
 
 def fitted(own: Saliency, photo: Photo) -> Saliency:
     """Return the user's map at the size of the photo."""
-    if own.values.shape == photo.size:
-        return own
-    height, width = photo.size
-    small = own.values.size > height * width
-    resized = cv2.resize(own.values, (width, height), interpolation=cv2.INTER_AREA if small else cv2.INTER_LINEAR)
-    return Saliency(np.asarray(resized, dtype=np.uint8))
+    return own if own.values.shape == photo.size else Saliency(resize(own.values, *photo.size))
 
 
-class UserMaps(PerImage[Saliency]):
-    """``maps[name]`` reads ``FOLDER/NAME.png``, 8-bit grey."""
-
-    def __init__(self, folder: Path, photos: Photos):
-        super().__init__(photos.names)
-        self.folder = folder
-        missing = [name for name in photos.names if not self._path(name).is_file()]
-        if missing:
-            raise DataError(
-                f"{folder}: {len(missing)} of {len(photos)} photos have no saliency map (first: "
-                f"{self._path(missing[0]).name}); expected an 8-bit grey NAME.png for each."
-            )
-
-    def __getitem__(self, name: str) -> Saliency:
-        with opened(self._path(name)) as image:
-            if image.mode not in ("L", "1"):
-                raise DataError(f"{self._path(name)}: is a {image.mode} picture; expected 8-bit grey.")
-            return Saliency(np.array(image.convert("L")))
-
-    def key_of(self, name: str) -> str:
-        """The bytes of the map."""
-        return digest(fingerprint(self._path(name)))
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.png"
+def read_map(path: Path) -> Saliency:
+    """Read a map of the user's, 8-bit grey; raises DataError for any other picture."""
+    with opened(path) as image:
+        if image.mode not in ("L", "1"):
+            raise DataError(f"{path}: is a {image.mode} picture; expected 8-bit grey.")
+        return Saliency(np.array(image.convert("L")))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -121,6 +122,33 @@ class DrawnBoxes(PerImage[Boxes]):
         """The boxes and the size of the image."""
         sample = self._samples[name]
         return digest([sample.boxes, sample.hidden, image_size(sample.image)])
+
+
+class Pictures(PerImage[Item]):
+    """``pictures[name]`` is what ``read`` makes of ``FOLDER/NAME.png``, one for every photo; its bytes are its key.
+
+    Raises DataError where there is none for a photo: ``what`` is its name in words, ``expected`` what to do.
+    """
+
+    def __init__(self, folder: Path, photos: Photos, read: Callable[[Path], Item], *, what: str, expected: str = ""):
+        super().__init__(photos.names)
+        self.folder, self.read = folder, read
+        missing = [name for name in photos.names if not self._path(name).is_file()]
+        if missing:
+            raise DataError(
+                f"{folder}: {len(missing)} of {len(photos)} photos have no {what} (first: {self._path(missing[0]).name})"
+                f"{expected}."
+            )
+
+    def __getitem__(self, name: str) -> Item:
+        return self.read(self._path(name))
+
+    def key_of(self, name: str) -> str:
+        """The bytes of the file."""
+        return digest(fingerprint(self._path(name)))
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.png"
 
 
 class Sizes(PerImage[tuple[int, int]]):
