@@ -71,6 +71,21 @@ def strongest_apart(
     return kept[:most] if most else kept
 
 
+def box_sums(maps: NDArray[np.floating], boxes: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return the sum of each of the maps (K, H, W) in rectangles int (n, 4): float64 (n, K)."""
+    table = np.zeros((len(maps), maps.shape[1] + 1, maps.shape[2] + 1))  # of all above and left of a corner
+    table[:, 1:, 1:] = maps.cumsum(axis=1, dtype=np.float64).cumsum(axis=2)
+    x0, y0, x1, y1 = boxes.T
+    return (table[:, y1, x1] - table[:, y0, x1] - table[:, y1, x0] + table[:, y0, x0]).T
+
+
+def widened(boxes: NDArray[np.integer], ring: float, size: tuple[int, int]) -> NDArray[np.int64]:
+    """Return boxes (n, 4) that reach further by the share ``ring`` of their sides, rounded up, inside of ``size`` (H, W)."""
+    height, width = size
+    border = np.ceil(ring * (boxes[:, 2:] - boxes[:, :2])).astype(np.int64)  # (n, 2)
+    return np.concatenate([boxes[:, :2] - border, boxes[:, 2:] + border], axis=1).clip(min=0, max=[width, height] * 2)
+
+
 def standing_out(
     values: NDArray[np.floating], boxes: NDArray[np.integer], *, ring: float = 0.25
 ) -> NDArray[np.float64]:
@@ -78,18 +93,9 @@ def standing_out(
 
     Around it is a ring as wide as ``ring`` times the box's sides, as far as it lies in the image.  # ours
     """
-    height, width = values.shape
-    table = np.zeros((height + 1, width + 1))
-    table[1:, 1:] = values.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
-
-    def total(b: NDArray[np.integer]) -> NDArray[np.float64]:
-        return table[b[:, 3], b[:, 2]] - table[b[:, 1], b[:, 2]] - table[b[:, 3], b[:, 0]] + table[b[:, 1], b[:, 0]]
-
-    wide = np.ceil(ring * (boxes[:, 2:] - boxes[:, :2])).astype(np.int64)  # (n, 2)
-    outer = np.concatenate([boxes[:, :2] - wide, boxes[:, 2:] + wide], axis=1)
-    outer = outer.clip(min=0, max=[width, height] * 2)
-    inside, around = total(boxes), areas(outer) - areas(boxes)
-    return inside / areas(boxes) - (total(outer) - inside) / around.clip(min=1)
+    outer = widened(boxes, ring, (values.shape[0], values.shape[1]))
+    inside, total = (box_sums(values[None], b)[:, 0] for b in (boxes, outer))
+    return inside / areas(boxes) - (total - inside) / (areas(outer) - areas(boxes)).clip(min=1)
 
 
 def moves_between(boxes: NDArray[np.integer], targets: NDArray[np.integer]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagmask.errors import OptionError, did_you_mean
-from tagmask.refine.boxes import areas, mask_of
+from tagmask.refine.boxes import areas, box_sums, mask_of, widened
 from tagmask.types import Boxes
 
 WAYS = ("sum", "mean", "max")
@@ -42,14 +42,6 @@ def sums(boxes: Boxes, maps: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.concatenate([bits @ flat for _, bits in _bits(boxes)])
 
 
-def box_sums(maps: NDArray[np.floating], boxes: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Return the sum of each of the maps (K, H, W) in rectangles int (n, 4): float64 (n, K)."""
-    table = np.zeros((len(maps), maps.shape[1] + 1, maps.shape[2] + 1))  # of all above and left of a corner
-    table[:, 1:, 1:] = maps.cumsum(axis=1, dtype=np.float64).cumsum(axis=2)
-    x0, y0, x1, y1 = boxes.T
-    return (table[:, y1, x1] - table[:, y0, x1] - table[:, y1, x0] + table[:, y0, x0]).T
-
-
 def sizes(boxes: Boxes) -> NDArray[np.int64]:
     """Return the number of pixels of each box, int64 (n,)."""
     return np.bitwise_count(boxes.masks).sum(axis=1, dtype=np.int64) if len(boxes.masks) else areas(boxes.boxes)
@@ -61,10 +53,7 @@ def contrast(boxes: Boxes, maps: NDArray[np.floating], *, ring: float) -> NDArra
     Around a box is a ring inside of the image, wide as the share ``ring`` of the box's width and height, rounded up; around
     a mask whatever of its box and that ring it leaves. Where nothing is around, nothing stands out: 0.  # ours
     """
-    height, width = boxes.size
-    border = np.ceil(ring * (boxes.boxes[:, 2:] - boxes.boxes[:, :2])).astype(np.int64)  # (n, 2)
-    low = (boxes.boxes[:, :2] - border).clip(min=0)
-    wide = np.concatenate([low, (boxes.boxes[:, 2:] + border).clip(max=(width, height))], axis=1)
+    wide = widened(boxes.boxes, ring, boxes.size)
     inside, own = sums(boxes, maps), sizes(boxes)[:, None]
     around, rest = box_sums(maps, wide) - inside, areas(wide)[:, None] - own
     found = inside / own.clip(min=1) - around / rest.clip(min=1)
