@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.results import ROOT, _commit
 from numpy.typing import NDArray
 
 import tagmask
@@ -33,7 +33,6 @@ from tagmask.video.consistency import TemporalConsistency, VideoConsistency, flo
 from tagmask.video.fit_video import class_names, labelled
 from tagmask.video.label import FrameLabeller
 
-ROOT = Path(__file__).resolve().parents[1]
 LEAK = ("0016E5", 7500, 8640)  # source: video_data
 FULL = 7  # frames at the beginning that do not count, for they have fewer before them
 
@@ -213,14 +212,6 @@ def _told(one: Interval) -> str:
 def _value(text: str) -> Any:
     value = json.loads(text)
     return tuple(value) if isinstance(value, list) else value
-
-
-def _commit() -> str:
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    changed = subprocess.run(
-        ["git", "status", "--porcelain", "src"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from tagmask.types import Dataset
 
 MOST_SAID = 10  # lines about odd data before a run; `check` has all
+
+
+# Registers a verb of the command line: its name, the function that runs it, what it does.
+Verb = Callable[[str, Callable[[argparse.Namespace], "int | None"], str], argparse.ArgumentParser]
 
 
 def data_flags(parser: argparse.ArgumentParser) -> None:

@@ -75,15 +75,7 @@ class Tracker:
         Raises DataError where both are not of one size, or no object is there.
         """
         size = _size(frame)
-        if mask.dtype != np.uint8 or mask.shape != size:
-            raise DataError(
-                f"the first mask is {mask.dtype} {mask.shape}; expected ids uint8 {size} as the frame has pixels."
-            )
-        ids = [known for known in ids_in(mask) if known != UNKNOWN]
-        if not ids:
-            raise DataError(
-                "the first mask shows no object; expected ids 1 to 254 where there are some (255 is unknown)."
-            )
+        ids = objects_in(mask, size)
         network = folded(self.network)
         canvas, fill = Canvas.of(size, network.size), mean_colour(network)
         pixels, labels = canvas.place(frame, fill), _placed(mask, ids, canvas)

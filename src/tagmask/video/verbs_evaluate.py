@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Verb = Callable[[str, Callable[[argparse.Namespace], "int | None"], str], argparse.ArgumentParser]
+from tagmask.flags import Verb
 
 
 def add_verbs(verb: Verb) -> None:

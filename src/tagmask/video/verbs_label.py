@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
-from tagmask.flags import option_flags, training_choice, training_flags
+from tagmask.flags import Verb, option_flags, training_choice, training_flags
 from tagmask.registry import options_in
 
-Verb = Callable[[str, Callable[[argparse.Namespace], "int | None"], str], argparse.ArgumentParser]
 CUT = 0.35  # as in ``label``, which imports torch
 
 

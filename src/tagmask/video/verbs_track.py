@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
-from tagmask.flags import data_flags, option_flags, training_choice, training_flags, verified_data
+from tagmask.flags import Verb, data_flags, option_flags, training_choice, training_flags, verified_data
 from tagmask.registry import options_in
-
-Verb = Callable[[str, Callable[[argparse.Namespace], "int | None"], str], argparse.ArgumentParser]
 
 
 def add_verbs(verb: Verb) -> None:
