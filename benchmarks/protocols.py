@@ -172,8 +172,6 @@ DESK_GROWING = {
     "segmenter": "deeplab-v3",
     "rate": 0.002,
     "batch": 16,
-    "test_scales": (1.0,),
-    "test_crf": False,
 }
 DESK_FICKLE = {**DESK_GROWING, "tag_epochs": 8.0, "tag_crop": 224, "tag_stride": 16, "kernel": 5}
 DESK_FEEDBACK = {
