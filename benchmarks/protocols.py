@@ -145,6 +145,7 @@ DESK_MCOF = {
     "region_crop": 224,
     "region_rate": 0.0002,
     "wrong": "tags",
+    "region_balance": False,
 }
 DESK_NSROM = {
     **DESK_SEGMENTER,
@@ -281,6 +282,7 @@ DESK = {
     "dsrg": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}),
     "dsrg, learned saliency": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}, NOVEL[0], "learned"),
     "ficklenet": Row("ficklenet", DESK_FICKLE),
+    "ficklenet, without chance": Row("ficklenet", {**DESK_FICKLE, "dropout": 0.0, "looks": 1}),
     "augmented_feedback": Row("augmented_feedback", DESK_FEEDBACK),
     "augmented_feedback, without GrabCut": Row("augmented_feedback", {**DESK_FEEDBACK, "middle": "none"}),
     "inter_image_instances": Row("inter_image_instances", DESK_INSTANCES),
