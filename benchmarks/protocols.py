@@ -12,13 +12,14 @@ class Row:
     """One run: a method, changes to its defaults, and for weak-shot methods the classes that have tags only.
 
     ``saliency`` is made before: "learned" from the masks of the photos without a novel class, or "true", the masks
-    themselves, an oracle.
+    themselves, an oracle. ``clips`` asks for the clips with truth that `benchmarks.results --clips` names.
     """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     novel: str = ""
     saliency: str = ""
+    clips: bool = False
 
 
 @dataclass(frozen=True)
@@ -293,6 +294,9 @@ DESK = {
     "c_spcl": Row("c_spcl", DESK_BOXES),
     "c_spcl, plain": Row("c_spcl", {**DESK_BOXES, "pacing": "none", "prior": False}),
     "web_videos": Row("web_videos", DESK_VIDEOS),
+    "web_videos, clips with truth": Row(
+        "web_videos", {**DESK_VIDEOS, "frame_stride": 1, "frame_score": 0.0, "frame_others": 1.0}, clips=True
+    ),
     "mcof": Row("mcof", DESK_MCOF),
     "mcof, one round": Row("mcof", {**DESK_MCOF, "rounds": 1}),
     "nsrom": Row("nsrom", DESK_NSROM),

@@ -8,9 +8,10 @@ A row that is finished is kept, an unfinished one goes on where it stopped. Ever
 from __future__ import annotations
 
 import argparse
+import csv
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from tagmask.data.pixels import read_mask
 from tagmask.files import read_json, write_json
 from tagmask.saliency import NOTE
 from tagmask.types import UNKNOWN
+from tagmask.video.evaluate import score_follow
 
 ROOT = Path(__file__).resolve().parents[1]
 CUES = ("coverage", "miou_labelled", "miou_unknown_as_background", "foreground_recall", "missed")
+CLIP_STEPS = {"thresholded attention": "clip-cam", "graph cut": "clip-masks"}
 SEVEN = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
 
 
@@ -38,14 +41,20 @@ def main() -> None:
     parser.add_argument("--backbone", default="mobilenetv2_100")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="desk")
     parser.add_argument("--rows", nargs="+", help="only these rows of the protocol")
+    parser.add_argument(
+        "--clips", type=Path, help="images/CLIP/, masks/CLIP/ and sequences.csv, for rows of clips with truth"
+    )
     parser.add_argument("--runs", type=Path, default=ROOT / "local", help="where runs and the shared store are kept")
     given = parser.parse_args()
     protocol = PROTOCOLS[given.protocol]
     unknown = [name for name in given.rows or () if name not in protocol.rows]
     if unknown:
         parser.error(f"no row {unknown[0]!r} in protocol {given.protocol}; expected: {', '.join(protocol.rows)}")
+    chosen = given.rows or [name for name, row in protocol.rows.items() if given.clips or not row.clips]
+    if lacking := [name for name in chosen if protocol.rows[name].clips and not given.clips]:
+        parser.error(f"row {lacking[0]!r} works on clips with truth; give --clips DIR")
     for seed in protocol.seeds:
-        for name in given.rows or protocol.rows:
+        for name in chosen:
             for row in measure(given, protocol, name, seed):
                 keep(row)
                 render()
@@ -58,7 +67,10 @@ def measure(given: argparse.Namespace, protocol: Protocol, name: str, seed: int)
     backbone = tagmask.Backbone(given.backbone, weights=str(given.weights), freeze=protocol.freeze)
     out = given.runs / "runs" / given.protocol / f"{re.sub('[^a-z0-9]+', '-', name.lower())}-{seed}"
     options = {**wanted.options, **_saliency(given, protocol, wanted, backbone, seed)}
-    shown = _flags({**options, **({"saliency": "SALIENCY"} if wanted.saliency else {})})
+    named = {"saliency": "SALIENCY"} if wanted.saliency else {}
+    if wanted.clips:
+        options["clips"], named["clips"] = str(_clips_by_class(given, data.classes)), "CLIPS"
+    shown = _flags({**options, **named})
     command = (
         f"tagmask run {wanted.method} DIR --train-split {protocol.train_split} "
         + (f"--novel {wanted.novel} " if wanted.novel else "")
@@ -112,6 +124,11 @@ def measure(given: argparse.Namespace, protocol: Protocol, name: str, seed: int)
             for step, scores in {**steps, "final": metrics["train_masks"]}.items()
         },
         "saliency": metrics.get("saliency"),
+        "boxes": {
+            step: {part: _mean(scores[f"{part}_by_class"], seven[1:]) for part in ("corloc", "ap50")}
+            for step, scores in _box_steps(metrics).items()
+        },
+        "clips": _clip_scores(out, given.clips / "masks") if wanted.clips else {},
     }
     rows = [row]
     for step, scores in metrics.get("val_steps", {}).items():
@@ -132,6 +149,8 @@ def measure(given: argparse.Namespace, protocol: Protocol, name: str, seed: int)
                 "steps_train_cues": {},
                 "tags_train_miou": {},
                 "saliency": None,
+                "boxes": {},
+                "clips": {},
             }
         )
     return rows
@@ -158,6 +177,32 @@ def _saliency(
                 folder / f"{sample.name}.png"
             )
     return {"saliency": str(folder)}
+
+
+def _clips_by_class(given: argparse.Namespace, classes: Sequence[str]) -> Path:
+    """Return a folder CLASS/CLIP of the clips with truth, each under the first of its tags that the photos know."""
+    folder: Path = given.runs / "clips"
+    with (given.clips / "sequences.csv").open(encoding="utf-8", newline="") as file:
+        tags = {row["sequence"]: row["tags"].split() for row in csv.DictReader(file)}
+    for clip, shown in tags.items():
+        place = folder / next(tag for tag in shown if tag in classes) / clip
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            place.symlink_to((given.clips / "images" / clip).resolve())
+    return folder
+
+
+def _clip_scores(out: Path, truth: Path) -> dict[str, dict[str, float]]:
+    """Return J of every clip of what a run cut out of clips, and of its thresholded attention."""
+    scored = {name: score_follow(out / folder, truth, quiet=True)["clips"] for name, folder in CLIP_STEPS.items()}
+    return {name: {clip: one["mean"]["j"]["mean"] for clip, one in clips.items()} for name, clips in scored.items()}
+
+
+def _box_steps(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores of all boxes of a run, by what they are; {} for a method without boxes."""
+    if "boxes" not in metrics:
+        return {}
+    return {**metrics["box_steps"], "detector": metrics["boxes"], "detector, new photos": metrics["val_boxes"]}
 
 
 def keep(row: dict[str, Any]) -> None:
