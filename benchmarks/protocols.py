@@ -282,6 +282,7 @@ DESK = {
     "builtin_prior, deepest stage alone": Row("builtin_prior", {**DESK_PRIOR, "fuse": False}),
     "dsrg": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}),
     "dsrg, learned saliency": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}, NOVEL[0], "learned"),
+    "dsrg, true saliency": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}, saliency="true"),
     "ficklenet": Row("ficklenet", DESK_FICKLE),
     "ficklenet, without chance": Row("ficklenet", {**DESK_FICKLE, "dropout": 0.0, "looks": 1}),
     "augmented_feedback": Row("augmented_feedback", DESK_FEEDBACK),
