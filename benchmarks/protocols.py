@@ -302,6 +302,7 @@ DESK = {
     "mcof, one round": Row("mcof", {**DESK_MCOF, "rounds": 1}),
     "nsrom": Row("nsrom", DESK_NSROM),
     "guided_labelling": Row("guided_labelling", DESK_GUIDED),
+    "guided_labelling, rbd": Row("guided_labelling", {**DESK_GUIDED, "saliency": "rbd"}),
     "guided_labelling, seeds alone": Row("guided_labelling", {**DESK_GUIDED, "guide": "seeds"}),
     **guided("learned", NOVEL[0]),
     **guided("true"),
