@@ -174,6 +174,8 @@ DESK_GROWING = {
     "segmenter": "deeplab-v3",
     "rate": 0.002,
     "batch": 16,
+    "test_scales": (1.0,),
+    "test_crf": False,
 }
 DESK_FICKLE = {**DESK_GROWING, "tag_epochs": 8.0, "tag_crop": 224, "tag_stride": 16, "kernel": 5}
 DESK_FEEDBACK = {
@@ -282,6 +284,10 @@ DESK = {
     "builtin_prior, deepest stage alone": Row("builtin_prior", {**DESK_PRIOR, "fuse": False}),
     "dsrg": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}),
     "dsrg, learned saliency": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}, NOVEL[0], "learned"),
+    "dsrg, three scales and a CRF at the end": Row(
+        "dsrg",
+        {**DESK_GROWING, **DESK_TAGS, "flip": True, "test_scales": (0.75, 1.0, 1.25), "test_crf": True},
+    ),
     "dsrg, true saliency": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}, saliency="true"),
     "ficklenet": Row("ficklenet", DESK_FICKLE),
     "ficklenet, without chance": Row("ficklenet", {**DESK_FICKLE, "dropout": 0.0, "looks": 1}),
