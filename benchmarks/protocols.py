@@ -146,7 +146,6 @@ DESK_MCOF = {
     "region_crop": 224,
     "region_rate": 0.0002,
     "wrong": "tags",
-    "region_balance": False,
 }
 DESK_NSROM = {
     **DESK_SEGMENTER,

@@ -122,8 +122,8 @@ def fit_regions(
 ) -> RegionNet:
     """Train a RegionNet on the regions whose label is known; ``classes`` is C with the background.
 
-    Of each photo at most ``samples`` regions are drawn in an epoch, 254 or less. ``balance`` lets every label of a batch
-    weigh the same: seeds are noisy, and most are background.
+    Of each photo at most ``samples`` regions are drawn in an epoch, evenly over the labels, 254 or less. ``balance`` lets
+    every label of a batch weigh the same besides: objects then reach far.
     """
     torch.manual_seed(seed)
     network = RegionNet(build_backbone(backbone), classes, head=head, width=width, maps=maps)

@@ -79,7 +79,7 @@ def test_without_saliency_the_regions_teach_as_they_are(toy, tmp_path, store):
         ({"seed_dark": 0.3}, "seeds-1"),
         ({"region_head": "mask"}, "region-net-1"),
         ({"region_maps": 1}, "region-net-1"),
-        ({"region_samples": 5, "region_balance": False}, "region-net-1"),
+        ({"region_samples": 5, "region_balance": True}, "region-net-1"),
         ({"region_zoom": (1.0, 1.0), "region_rate": 0.01}, "region-net-1"),
         ({"wrong": "unknown"}, "regions-1"),
         ({"wrong": "tags"}, "regions-1"),

@@ -49,7 +49,7 @@ class Options:
     region_width: int = 512  # units of its hidden layers; ours (recalled: 4096 with mask)
     region_maps: int = 3  # the last feature maps of the network that pool averages; ours
     region_samples: int = 64  # superpixels of a photo that it learns from in an epoch, to 254; recalled (Fast R-CNN)
-    region_balance: bool = True  # let the labels of a batch weigh the same, however many seeds they have; ours
+    region_balance: bool = False  # let the labels of a batch weigh the same too, beside their even draw; ours
     region_epochs: float = 4.0  # epochs of each RegionNet; ours (not published)
     region_rate: float = 1e-3  # its learning rate; recalled (Fast R-CNN)
     region_batch: int = 16  # photos in its training step; ours (recalled: 2)
