@@ -35,6 +35,7 @@ results: setup  ## measure on real photos: make results DATA=DIR WEIGHTS=FILE (s
 
 results-video: setup  ## measure on clips: make results-video DATA=PHOTOS CLIPS=DIR DRIVE=DIR WEIGHTS=FILE (see docs/results-video.md)
 	$(if $(CLIPS),OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.video_follow --photos "$(DATA)" --clips "$(CLIPS)" --weights "$(WEIGHTS)" $(RESULTS))
+	$(if $(CLIPS),$(BIN)/python -m benchmarks.video_long --clip "$(CLIPS)/images/libby" --mask "$(CLIPS)/masks/libby/00000.png" --model local/video/desk/train1000-all-0)
 	$(if $(DRIVE),OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.video_label --data "$(DRIVE)" --weights "$(WEIGHTS)" $(RESULTS))
 	$(BIN)/python -m benchmarks.results_video
 

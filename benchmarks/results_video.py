@@ -88,6 +88,7 @@ def render(rows: Sequence[dict[str, Any]]) -> None:
     page = environment.get_template("results_video.md.j2").render(
         follow=followed([row for row in rows if row["task"] == "follow"]),
         label=[row for row in rows if row["task"] == "label"],
+        long=sorted((row for row in rows if row["task"] == "length"), key=lambda row: row["frames"]),
         told=told,
     )
     (ROOT / "docs" / "results-video.md").write_text(page + "\n", encoding="utf-8")
