@@ -37,6 +37,7 @@ results-video: setup  ## measure on clips: make results-video DATA=PHOTOS CLIPS=
 	$(if $(CLIPS),OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.video_follow --photos "$(DATA)" --clips "$(CLIPS)" --weights "$(WEIGHTS)" $(RESULTS))
 	$(if $(CLIPS),$(BIN)/python -m benchmarks.video_long --clip "$(CLIPS)/images/libby" --mask "$(CLIPS)/masks/libby/00000.png" --model local/video/desk/train1000-all-0)
 	$(if $(DRIVE),OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.video_label --data "$(DRIVE)" --weights "$(WEIGHTS)" $(RESULTS))
+	$(BIN)/python -m benchmarks.video_attention
 	$(BIN)/python -m benchmarks.results_video
 
 bench: setup    ## measure the kernels beside their peers (see docs/speed.md): make bench [PHOTOS=DIR] [DATA=DIR WEIGHTS=FILE]

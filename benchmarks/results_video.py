@@ -88,6 +88,10 @@ def render(rows: Sequence[dict[str, Any]]) -> None:
     page = environment.get_template("results_video.md.j2").render(
         follow=followed([row for row in rows if row["task"] == "follow"]),
         label=[row for row in rows if row["task"] == "label"],
+        attention=sorted(
+            (row for row in rows if row["task"] == "attention"),
+            key=lambda row: ("frames" in row, row.get("cells", 0), row.get("frames", 0)),
+        ),
         long=sorted((row for row in rows if row["task"] == "length"), key=lambda row: row["frames"]),
         told=told,
     )

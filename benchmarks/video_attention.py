@@ -1,10 +1,10 @@
 """Time of the sparse attention beside dense keys, and how it grows with pixels and with frames.
 
-    python -m benchmarks.video_attention [--grid 64 128] [--channels 128] [--heads 8] [--frames 7] [--out FILE]
+    python -m benchmarks.video_attention [--grid 64 128] [--channels 128] [--heads 8] [--frames 7]
 
 The peer is torch's scaled_dot_product_attention, which is fast and holds no scores: with the same cells asking (what the
 windows save), and with all cells asking (what windows and choice save). What the choice of cells (NSM) costs is told apart.
-All take turns.
+All take turns. docs/results-video.json gets a row for each case.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from benchmarks.results import _commit
+from benchmarks.video_follow import OUT, keep
 from torch import Tensor
 from torch.nn import functional
 
-from tagmask.files import write_json
 from tagmask.nets.sparse import chosen_cells, dissimilarity, key_radii, keys_of, window_attention
 
 SHARE, RADIUS = 0.5, 5  # paper
 
 
 def main() -> None:
-    """Measure, print, and write the rows where asked."""
+    """Measure, print, and keep the rows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--grid", type=int, nargs=2, default=(64, 128))
     parser.add_argument(
@@ -38,12 +38,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    rows = [against_dense(given), *growth(given)]
-    print(json.dumps(rows, indent=1))
-    if given.out:
-        write_json(given.out, rows)
+    for row in (against_dense(given), *growth(given)):
+        print(json.dumps(row, indent=1))
+        keep(OUT, {"task": "attention", **row, "commit": _commit()})
 
 
 def against_dense(given: argparse.Namespace) -> dict[str, Any]:
@@ -73,7 +71,7 @@ def against_dense(given: argparse.Namespace) -> dict[str, Any]:
         given.device,
     )
     return {
-        "what": "against dense keys", **_told(given), "keys": keys_of(key_radii(given.frames)),
+        "method": "against dense keys", **_told(given), "keys": keys_of(key_radii(given.frames)),
         "dense_keys": given.frames * given.grid[0] * given.grid[1],
         **{f"ms_{name}": round(1000 * median(values), 2) for name, values in times.items()},
         **{
@@ -94,13 +92,19 @@ def growth(given: argparse.Namespace) -> list[dict[str, Any]]:
         cells = grid[0] * grid[1]
         ms = 1000 * median(times)
         rows.append(
-            {"what": "over pixels", "cells": cells, "ms": round(ms, 2), "us_a_cell": round(1000 * ms / cells, 3)}
+            {"method": f"{cells} cells", "cells": cells, "ms": round(ms, 2), "us_a_cell": round(1000 * ms / cells, 3)}
         )
     for frames, times in _turns(by_frames, given.rounds, given.device).items():
         keys, ms = keys_of(key_radii(frames)), 1000 * median(times)
         each = round(1e6 * ms / keys / (height * width * SHARE), 3)
         rows.append(
-            {"what": "over frames", "frames": frames, "keys": keys, "ms": round(ms, 2), "ns_a_key_of_a_cell": each}
+            {
+                "method": f"{frames} frames",
+                "frames": frames,
+                "keys": keys,
+                "ms": round(ms, 2),
+                "ns_a_key_of_a_cell": each,
+            }
         )
     return rows
 

@@ -23,11 +23,12 @@ from PIL import Image
 
 from tagmask.data.pixels import read_mask
 from tagmask.data.video import Clip, ClipWriter, Frame, open_clip
+from tagmask.files import read_json
 from tagmask.runs import choose_device, device_name
 
 
 def main() -> None:
-    """Measure every length, and write a row for each."""
+    """Measure every length that has no row yet, and write it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--clip", type=Path, required=True, help="a clip that is made longer")
     parser.add_argument("--mask", type=Path, required=True, help="PNG of ids: the objects in its first frame")
@@ -36,17 +37,29 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "local", help="where the long clips lie meanwhile")
     given = parser.parse_args()
     given.runs.mkdir(parents=True, exist_ok=True)
+    done = [row["method"] for row in (read_json(OUT) if OUT.exists() else [])]
     for frames in given.frames:
+        if named(frames) in done:
+            continue
         with tempfile.TemporaryDirectory(dir=given.runs) as folder:
             seconds, peak = followed(given, frames, Path(folder))
         row = {
-            "task": "length", "method": f"track, {frames} frames", "frames": frames, "peak_mb": round(peak),
+            "task": "length", "method": named(frames), "frames": frames, "peak_mb": round(peak),
             "fps": round(frames / seconds, 1), "clip": given.clip.name, "size": list(open_clip(given.clip).size),
             "device": device_name(choose_device("auto")), "commit": _commit(),
             "command": f"python -m benchmarks.video_long --clip CLIP --mask FIRST --model RUN --frames {frames}",
         }  # fmt: skip
         print(row, flush=True)
         keep(OUT, row)
+
+
+def named(frames: int) -> str:
+    """Return the name of a row.
+
+    >>> named(1000)
+    'track, 1000 frames'
+    """
+    return f"track, {frames} frames"
 
 
 def followed(given: argparse.Namespace, frames: int, folder: Path) -> tuple[float, float]:
