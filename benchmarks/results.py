@@ -113,6 +113,10 @@ def measure(given: argparse.Namespace, protocol: Protocol, name: str, seed: int)
         "threshold_price": price.get("price"),
         "steps_train_miou7": {step: _mean(scores["iou"], seven) for step, scores in steps.items()},
         "steps_train_groups": {step: scored(scores) for step, scores in steps.items()},
+        "steps_train_objects": {
+            step: {part: _mean(scores[part], seven[1:]) for part in ("precision", "recall")}
+            for step, scores in {**steps, "final": metrics["train_masks"]}.items()
+        },
         "cues": metrics.get("seeds"),
         "steps_train_cues": {
             step: {**{part: scores["seeds"][part] for part in CUES}, "miou7": _mean(scores["iou"], seven)}
@@ -146,6 +150,7 @@ def measure(given: argparse.Namespace, protocol: Protocol, name: str, seed: int)
                 "val_groups": scored(scores),
                 "steps_train_miou7": {},
                 "steps_train_groups": {},
+                "steps_train_objects": {},
                 "steps_train_cues": {},
                 "tags_train_miou": {},
                 "saliency": None,
