@@ -187,7 +187,7 @@ DESK_FEEDBACK = {
     "rate": 0.002,
     "test_crf": False,
     "rounds": 3,
-    "most": 300,
+    "most": 500,
     "box_size": 256,
     "box_cells": 3,
     "box_width": 512,
