@@ -84,7 +84,7 @@ def measure(given: argparse.Namespace, protocol: Protocol, name: str, seed: int)
         "novel": list(data.novel),
     } if wanted.novel else {}  # fmt: skip
 
-    def scored(scores: dict[str, Any]) -> dict[str, float]:
+    def scored(scores: dict[str, Any]) -> dict[str, float | None]:
         return {group: _mean(scores["iou"], ids) for group, ids in groups.items()}
 
     steps = metrics.get("steps", {})
@@ -238,10 +238,10 @@ def _place(row: dict[str, Any]) -> tuple[str, int, int, str]:
     return row["protocol"], row["seed"], names.index(name) if name in names else len(names), row["method"]
 
 
-def _mean(values: list[float | None], chosen: list[int]) -> float:
-    """Return the mean of the chosen classes' IoU; a class that is nowhere counts as no class."""
+def _mean(values: list[float | None], chosen: list[int]) -> float | None:
+    """Return the mean of what is known of the chosen classes: a class that is nowhere counts as no class."""
     known = [value for index in chosen if (value := values[index]) is not None]
-    return sum(known) / len(known)
+    return sum(known) / len(known) if known else None
 
 
 def _words(value: Any) -> str:
