@@ -215,6 +215,7 @@ DESK_BOXES = {
     "most_proposals": 500,
     "candidates": 80,
     "mask_side": 128,
+    "feature_side": 128,
     "box_side": 256,
     "box_epochs": 6.0,
     "box_samples": 32,

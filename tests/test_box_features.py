@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tagmask.box_features import BoxFeatures, box_features, pooled_boxes
+from tagmask.augment import resize
+from tagmask.box_features import BoxFeatures, box_features, warped_boxes
 from tagmask.data.photos import Photos
 from tagmask.masked import masked_prior
 from tagmask.nets.backbones import build_backbone
@@ -21,19 +22,19 @@ def classifier():
     return Classifier(build_backbone(TINY), classes=5).eval()
 
 
-def test_the_whole_photo_is_the_mean_of_all_cells(classifier, toy):
+def test_a_box_is_what_the_network_sees_of_it_alone(classifier, toy):
     pixels = Photos(toy.train)[toy.train[0].name].pixels
-    with torch.no_grad():
-        last = classifier.features(as_image(pixels, classifier))[-1][0]  # (D, 3, 3)
-    left, right, whole = np.array([[0, 0, 24, 48], [24, 0, 48, 48], [0, 0, 48, 48]])
-    found = pooled_boxes(classifier, pixels, np.stack([whole, left, right]), 1)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-    mean = torch.nn.functional.normalize(last.mean(dim=(1, 2)), dim=0).numpy()
-    assert found[0] @ mean > 0.98  # RoIAlign samples between cells
-    halves = pooled_boxes(classifier, pixels, whole[None], 2).reshape(-1, 2, 2)
-    columns = halves.mean(axis=1)
-    for place, half in enumerate(found[1:]):
-        assert half @ (columns[:, place] / np.linalg.norm(columns[:, place])) > 0.95
+    boxes = np.array([[0, 0, 48, 48], [8, 16, 40, 48], [0, 0, 48, 24]])
+    found = warped_boxes(classifier, pixels, boxes, side=32, cells=2)
+    for row, (x0, y0, x1, y1) in zip(found, boxes, strict=True):
+        with torch.no_grad():
+            image = as_image(resize(pixels[y0:y1, x0:x1].copy(), 32, 32), classifier)
+            last = classifier.features(image)[-1][0].numpy()  # (D, 2, 2): the trunk has stride 16
+        np.testing.assert_allclose(row, last.ravel() / np.linalg.norm(last), atol=1e-5)
+    one = warped_boxes(classifier, pixels, boxes, side=32, cells=1)
+    halves = found.reshape(3, -1, 4).mean(axis=2)
+    np.testing.assert_allclose(one, halves / np.linalg.norm(halves, axis=1, keepdims=True), atol=1e-5)
+    assert warped_boxes(classifier, pixels, boxes[:0], side=32, cells=2).shape == (0, found.shape[1])
 
 
 def test_one_file_holds_the_boxes_of_all_photos(classifier, toy, work):
@@ -47,11 +48,11 @@ def test_one_file_holds_the_boxes_of_all_photos(classifier, toy, work):
             classifier, photos[name], found, activation, thin=1.0, candidates=3, kept=2, side=0, size_power=0.0
         )  # fmt: skip
     work._made[id(classifier)] = (classifier, "a classifier")
-    features = work.once("features", box_features, classifier, toy.train, KeptBoxes(held), cells=2)
+    features = work.once("features", box_features, classifier, toy.train, KeptBoxes(held), side=32, cells=2)
     assert isinstance(features, BoxFeatures)
     for name in photos.names:
         rows = features[name]
-        expected = pooled_boxes(classifier, photos[name].pixels, held[name].boxes[:2], 2)
+        expected = warped_boxes(classifier, photos[name].pixels, held[name].boxes[:2], side=32, cells=2)
         np.testing.assert_allclose(rows[:, :-1], expected, atol=1e-5)
         assert (rows[:, -1] == 1).all()
     assert len({features.key_of(name) for name in photos.names}) == len(photos)

@@ -6,7 +6,7 @@ import pytest
 from tagmask.curriculum import Curriculum, Learner, examples, separating_plane
 from tagmask.data.photos import PerImage
 from tagmask.errors import OptionError
-from tagmask.pacing import KeptBoxes, chosen_boxes, started, with_all_tags
+from tagmask.pacing import KeptBoxes, agreement, chosen_boxes, started, with_all_tags
 from tagmask.refine.paced import NOTHING, Pace, hinge
 from tagmask.types import Boxes
 
@@ -174,6 +174,21 @@ def test_boxes_that_teach_are_believed_and_apart():
     assert chosen_boxes(learner, 1).boxes[0].tolist() == [0, 0, 10, 10]
     learner.owner[:] = NOTHING  # as in a photo with more tags than boxes
     assert chosen_boxes(learner, 1).boxes.tolist() == [[0, 0, 10, 9], [0, 0, 10, 10]]
+
+
+def test_what_boxes_agree_on():
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 8], [2, 2, 5, 5], [30, 30, 40, 40]])
+    margins = np.array([1.0, 0.5, 2.0, -3.0])
+    expected = [
+        sum(
+            max(margin, 0.01) * np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
+            / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])
+               - np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)))
+            for b, margin in zip(boxes, margins, strict=True)
+        )
+        for a in boxes
+    ]  # fmt: skip
+    np.testing.assert_allclose(agreement(boxes, margins), expected, rtol=1e-6)
 
 
 def test_kept_boxes_on_disk(tmp_path):

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.ops import roi_align
+from torch.nn import functional
 
+from tagmask.augment import resize
 from tagmask.data.photos import PerImage, Photos
 from tagmask.files import link, read_json, write_json
 from tagmask.keys import digest
@@ -18,6 +19,8 @@ from tagmask.nets.classifier import Classifier
 from tagmask.nets.folded import as_image, folded
 from tagmask.types import Boxes
 from tagmask.work import Job
+
+AT_ONCE = 16  # boxes of a photo that the network sees together  # ours
 
 
 class BoxFeatures(PerImage[NDArray[np.float32]]):
@@ -49,11 +52,12 @@ class BoxFeatures(PerImage[NDArray[np.float32]]):
 
 @torch.no_grad()
 def box_features(
-    classifier: Classifier, photos: Photos, prior: PerImage[Boxes], *, cells: int, job: Job
+    classifier: Classifier, photos: Photos, prior: PerImage[Boxes], *, side: int, cells: int, job: Job
 ) -> BoxFeatures:
-    """Return what the classifier's last map shows in each box that ``masked_prior`` kept, of length 1, and a 1 behind it.
+    """Return what the classifier sees in each box that ``masked_prior`` kept, of length 1, and a 1 behind it.
 
-    The box is averaged in ``cells`` x ``cells`` parts (RoIAlign). The last column is the bias of the SVMs.
+    The box is warped to a square of ``side`` pixels, as R-CNN does, and what the network shows of it averaged in ``cells`` x
+    ``cells`` parts. The last column is the bias of the SVMs.
     """
     first: dict[str, list[int]] = {}
     total = 0
@@ -67,20 +71,26 @@ def box_features(
     with job.narrator.stage(job.name, len(photos)) as counter:
         for name in photos.names:
             begin, end = first[name]
-            rows[begin:end, :width] = pooled_boxes(classifier, photos[name].pixels, prior_of(prior[name])[0], cells)
+            boxes = prior_of(prior[name])[0]
+            rows[begin:end, :width] = warped_boxes(classifier, photos[name].pixels, boxes, side=side, cells=cells)
             rows[begin:end, width] = 1
             counter.advance()
     rows.flush()
     return BoxFeatures(file, first)
 
 
-def pooled_boxes(
-    classifier: Classifier, pixels: NDArray[np.uint8], boxes: NDArray[np.integer], cells: int
+def warped_boxes(
+    classifier: Classifier, pixels: NDArray[np.uint8], boxes: NDArray[np.integer], *, side: int, cells: int
 ) -> NDArray[np.float32]:
-    """Return the last feature map averaged in ``cells`` x ``cells`` parts of each box, of length 1: (n, D cells cells)."""
-    features = folded(classifier).features(as_image(pixels, classifier))[-1].float()  # (1, D, h, w)
-    (height, width), (h, w) = pixels.shape[:2], features.shape[2:]
-    to_grid = np.array([w / width, h / height] * 2)
-    rois = torch.from_numpy((boxes * to_grid).astype(np.float32)).to(features.device)
-    cut = roi_align(input=features, boxes=[rois], output_size=cells, spatial_scale=1.0, aligned=True)
-    return torch.nn.functional.normalize(cut.flatten(start_dim=1), dim=1).cpu().numpy()
+    """Return what the last map shows of each box, cut out and warped to ``side``, of length 1: (n, D cells cells).
+
+    A network that sees the box alone tells a part from the whole; cut out of the photo's map, whose cells see far beyond
+    the box, the most telling part always wins.
+    """
+    quick, rows = folded(classifier), [torch.zeros(0, classifier.trunk.channels[-1] * cells * cells)]
+    for start in range(0, len(boxes), AT_ONCE):
+        crops = [pixels[y0:y1, x0:x1] for x0, y0, x1, y1 in boxes[start : start + AT_ONCE].tolist()]
+        images = torch.cat([as_image(resize(crop, side, side), classifier) for crop in crops])
+        last = quick.features(images)[-1].float()  # (n, D, h, w)
+        rows.append(functional.adaptive_avg_pool2d(last, output_size=cells).flatten(start_dim=1).cpu())
+    return functional.normalize(torch.cat(rows), dim=1).numpy()

@@ -21,12 +21,13 @@ from tagmask.data.photos import PerImage, Photos
 from tagmask.files import read_json
 from tagmask.keys import digest
 from tagmask.masked import prior_of
-from tagmask.refine.boxes import areas, strongest_apart
+from tagmask.refine.boxes import areas, overlaps, strongest_apart
 from tagmask.refine.paced import NOTHING, Pace, first_labels, spread
 from tagmask.types import Boxes
 from tagmask.work import Job
 
 APART = 0.3  # boxes of one tag overlap less; source
+LEAST = 0.01  # margin that a box speaks with for others at least  # ours
 
 
 class KeptBoxes(PerImage[Boxes]):
@@ -156,7 +157,7 @@ def boxes_without(tag: int, photos: Photos, features: BoxFeatures, most: int, se
 
 
 def chosen_boxes(learner: Learner, most: int) -> Boxes:
-    """Return of each tag the boxes that are believed to show it, the strongest ``most`` that lie apart.
+    """Return of each tag the boxes that are believed to show it, the ``most`` that others agree with best and that lie apart.
 
     Where no such box is believed in, all with that label count, and where there is none the one of the largest margin.
     The score is the margin, squashed to 0..1.
@@ -167,12 +168,21 @@ def chosen_boxes(learner: Learner, most: int) -> Boxes:
         mine = np.flatnonzero(learner.owner == place)
         believed = mine[learner.weights[mine, place] > 0]
         mine = believed if len(believed) else mine if len(mine) else learner.margins[:, [place]].argmax(axis=0)
-        kept = mine[strongest_apart(learner.boxes[mine], learner.margins[mine, place], overlap=APART, most=most)]
+        support = agreement(learner.boxes[mine], learner.margins[mine, place])
+        kept = mine[strongest_apart(learner.boxes[mine], support, overlap=APART, most=most)]
         chosen += kept.tolist()
         classes += [tag] * len(kept)
     places = [learner.tags.index(tag) for tag in classes]
     scores = expit(learner.margins[chosen, places]).astype(np.float32)
     return Boxes(learner.boxes[chosen], scores, tuple(classes), learner.size)
+
+
+def agreement(boxes: NDArray[np.integer], margins: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return how far each box (n, 4) overlaps with all of them, by how clear these are: sum of IoU times positive margin.
+
+    The clearest box alone is the most telling part of the object; what all agree on is the object.  # ours
+    """
+    return (overlaps(boxes, boxes) @ margins.clip(min=LEAST)).astype(np.float32)
 
 
 def _note(folder: Path, turn: int, curriculum: Curriculum) -> None:

@@ -29,7 +29,7 @@ QUICK = {
     "nodes": 4, "dilation": 6,
     "grow_epochs": 2.0, "grow_batch": 4, "grow_stride": 16, "kernel": 3, "looks": 5,
     "most": 20, "box_size": 40, "box_width": 8, "box_cells": 3, "box_samples": 8, "box_epochs": 1.0, "box_batch": 4,
-    "single_epochs": 1.0, "feature_epochs": 1.0, "feature_crop": 32, "feature_batch": 4, "feature_width": 8,
+    "single_epochs": 1.0, "feature_epochs": 1.0, "feature_crop": 32, "feature_side": 32, "feature_batch": 4, "feature_width": 8,
     "candidates": 20, "kept": 10, "paced_rounds": 2, "negatives": 20, "box_side": 48, "cuts": 1,
     "clips": "made", "made_frames": 3, "frame_stride": 1, "frame_score": 0.0, "frame_others": 1.0, "frame_run": 1,
     "frame_regions": 30, "cut_rounds": 1, "flow": "ultrafast", "mask_least": 0.0, "mask_most": 1.0, "mask_inside": 0.0,

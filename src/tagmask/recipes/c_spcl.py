@@ -44,7 +44,8 @@ class Options:
     kept: int = 50  # of these teach, those of the largest prior; source
     mask_side: int = 0  # longest side at which painted copies are looked at, 0 = the photo's own; ours
     size_power: float = 0.0  # the prior is divided by the box's share of the photo to this power; ours (source: 0)
-    feature_cells: int = 2  # each box is averaged in so many parts along each side; ours (source: fc7 of VGG16)
+    feature_side: int = 224  # boxes are warped to a square of this side in pixels to be compared; recalled (R-CNN: 227)
+    feature_cells: int = 1  # what is seen of it is averaged in so many parts a side; ours (source: fc7 of VGG16)
     pacing: str = "both"  # weights that are learned: both, instance, image or none; paper
     prior: bool = True  # let the prior count beside the losses, and not only for the first labels; paper
     easy_overlap: float = 0.4  # photos of one tag whose ten best boxes overlap so are easy, in 0..1; ours
@@ -104,9 +105,9 @@ class Options:
         ):
             if getattr(self, name) > 1:
                 raise OptionError(f"{name} is {getattr(self, name)}; expected a number in 0..1.")
-        for name in ("most_proposals", "candidates", "kept", "feature_cells", "paced_rounds", "svm_cost", "negatives",
-                     "pseudo_boxes", "box_epochs", "box_side", "box_batch", "box_samples", "box_width", "box_cells",
-                     "cuts"):  # fmt: skip
+        for name in ("most_proposals", "candidates", "kept", "feature_side", "feature_cells", "paced_rounds", "svm_cost",
+                     "negatives", "pseudo_boxes", "box_epochs", "box_side", "box_batch", "box_samples", "box_width",
+                     "box_cells", "cuts"):  # fmt: skip
             if not getattr(self, name):
                 raise OptionError(f"{name} is 0; expected a positive number.")
         if not 0 <= self.pace[0] <= self.pace[1] <= 1:
@@ -127,7 +128,10 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         thin=options.thin, candidates=options.candidates, kept=options.kept, side=options.mask_side,
         size_power=options.size_power,
     )  # fmt: skip
-    features = work.once("features", box_features, begun.classifier, data.train, prior, cells=options.feature_cells)
+    features = work.once(
+        "features", box_features, begun.classifier, data.train, prior,
+        side=options.feature_side, cells=options.feature_cells,
+    )  # fmt: skip
     learned = work.once(
         "learned", learn_boxes, data.train, prior, features,
         rounds=options.paced_rounds, share=options.pace, pace={**pace, "diversity": options.diversity},
