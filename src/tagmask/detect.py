@@ -25,6 +25,7 @@ from tagmask.refine.grabcut import object_in_box
 from tagmask.types import BACKGROUND, UNKNOWN, Boxes, LabelMap, Photo
 from tagmask.work import Job
 
+REVISION = 2
 Detector = BoxNet | FasterBoxNet
 POSITIVE = 0.25  # share of the boxes drawn from a photo that show an object  # recalled (Fast R-CNN)
 NEAR = 0.1  # boxes of the background overlap an object by this at least, where there are such  # recalled (Fast R-CNN)

@@ -30,6 +30,7 @@ from tagmask.segment import predict_scores
 from tagmask.types import BACKGROUND, UNKNOWN, Activation, Boxes, BoxScores, LabelMap, Photo
 from tagmask.work import Job
 
+REVISION = 2
 TOGETHER = 256  # boxes of a photo that go through the localiser's head at a time  # ours
 
 

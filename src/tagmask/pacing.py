@@ -26,6 +26,7 @@ from tagmask.refine.paced import NOTHING, Pace, first_labels, spread
 from tagmask.types import Boxes
 from tagmask.work import Job
 
+REVISION = 2
 APART = 0.3  # boxes of one tag overlap less; source
 LEAST = 0.01  # margin that a box speaks with for others at least  # ours
 

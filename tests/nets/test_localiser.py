@@ -37,8 +37,9 @@ def test_each_box_is_judged_as_if_alone():
         roi = torch.tensor([[0.0, x0 * width / 61, y0 * height / 45, x1 * width / 61, y1 * height / 45]])
         cut = roi_align(features[b : b + 1], roi, output_size=3, sampling_ratio=2, aligned=True)
         x = cut.flatten(start_dim=1)
-        for layer in (net.fc6, net.fc7):
-            x = functional.relu(functional.linear(x, layer.weight[..., 0, 0], layer.bias))
+        for layer, norm, _ in (net.layers.fc6, net.layers.fc7):
+            x = functional.linear(x, layer.weight[..., 0, 0])
+            x = functional.relu(functional.layer_norm(x, x.shape[1:], norm.weight, norm.bias))
         expected = functional.linear(x, net.score.weight[..., 0, 0], net.score.bias)
         torch.testing.assert_close(got[b, r], expected[0])
     assert not torch.allclose(got[0, 0], got[0, 1])
@@ -58,7 +59,7 @@ def test_any_trunk_learns(name, stride):
     net = network(name, stride).train()
     scores = net(torch.rand(2, 3, 45, 61), BOXES)
     scores[:, :1].square().sum().backward()
-    for layer in (net.fc6, net.fc7, net.score):
+    for layer in (net.layers.fc6[0], net.layers.fc7[0], net.score):
         assert layer.weight.grad is not None
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in net.trunk.parameters())
 
@@ -83,9 +84,11 @@ def test_a_pretrained_vgg_gives_its_fully_connected_layers(tmp_path):
     net = Localiser(trunk, 4, width=8, cells=7)
     cell = torch.rand(1, 512, 7, 7)
     expected = functional.conv2d(cell, state["pre_logits.fc1.weight"], state["pre_logits.fc1.bias"])
-    torch.testing.assert_close(net.fc6(cell.flatten(start_dim=1)[..., None, None]), expected, rtol=1e-4, atol=1e-3)
-    assert torch.equal(net.fc7.weight, state["pre_logits.fc2.weight"])
-    assert Localiser(trunk, 4, width=8, cells=3).fc6.weight.shape == (8, 512 * 9, 1, 1)
+    torch.testing.assert_close(
+        net.layers.fc6(cell.flatten(start_dim=1)[..., None, None]), expected, rtol=1e-4, atol=1e-3
+    )
+    assert torch.equal(net.layers.fc7.weight, state["pre_logits.fc2.weight"])
+    assert Localiser(trunk, 4, width=8, cells=3).layers.fc6.weight.shape == (8, 512 * 9, 1, 1)
 
 
 @pytest.mark.parametrize("wrong", [{"width": 0}, {"cells": 0}])

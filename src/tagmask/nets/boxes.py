@@ -17,6 +17,7 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from tagmask.nets.backbones import Trunk
 from tagmask.nets.heads import hidden, scoring
+from tagmask.nets.roi import BoxLayers
 
 POINTS = 2  # samples of a cell of RoIAlign along each side  # torchvision
 ANCHORS = (16, 32, 64, 128, 256)  # pixels of a side of the first guesses  # ours (torchvision: 32 to 512)
@@ -28,7 +29,7 @@ class BoxNet(nn.Module):
     """A trunk and a head that says of boxes of an image which class each shows, and how it must move to be right.
 
     ``classes`` is C with the background. Boxes are cut out of the last map in ``cells`` x ``cells`` parts, two hidden
-    layers of ``width`` with dropout follow. ``side`` is the longest side of the photos that it was trained on, which it
+    layers of ``width`` follow (see ``BoxLayers``). ``side`` is the longest side of the photos that it was trained on, which it
     wants to see. Training it on a GPU is not repeatable to the last bit, for RoIAlign sums there in no order.
     """
 
@@ -38,9 +39,7 @@ class BoxNet(nn.Module):
         self.classes = classes
         self.options: dict[str, Any] = {"cells": cells, "width": width, "side": side}
         self.side = side
-        self.fc6 = hidden(trunk.channels[-1] * cells * cells, width)
-        self.fc7 = hidden(width, width)
-        self.dropout = nn.Dropout(p=0.5)  # recalled (Fast R-CNN)
+        self.layers = BoxLayers(trunk, cells, width)
         self.score = scoring(width, classes)
         self.move = scoring(width, 4 * classes)
         nn.init.normal_(self.move.weight, std=0.001)  # recalled (Fast R-CNN)
@@ -58,9 +57,7 @@ class BoxNet(nn.Module):
             input=last, boxes=list(boxes * to_grid), output_size=self.options["cells"], spatial_scale=1.0,
             sampling_ratio=POINTS, aligned=True,
         )  # (B R, D, cells, cells)  # fmt: skip
-        x = cut.flatten(start_dim=1)[..., None, None]
-        x = self.dropout(functional.relu(self.fc6(x)))
-        x = self.dropout(functional.relu(self.fc7(x)))
+        x = self.layers(cut)
         return self.score(x).view(batch, count, self.classes), self.move(x).view(batch, count, self.classes, 4)
 
     def forward(self, x: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

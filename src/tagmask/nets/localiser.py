@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torchvision.ops import roi_align
 
 from tagmask.errors import OptionError
 from tagmask.nets.backbones import Trunk
-from tagmask.nets.heads import hidden, scoring
-from tagmask.nets.segmenter import fully_connected, start_from_fully_connected
+from tagmask.nets.heads import scoring
+from tagmask.nets.roi import BoxLayers
 
 POINTS = 2  # samples of a cell along each side  # ours
 
@@ -21,9 +20,8 @@ POINTS = 2  # samples of a cell along each side  # ours
 class Localiser(nn.Module):
     """A trunk, its last map cut out at each box into ``cells`` x ``cells``, two hidden layers of ``width``, C scores.
 
-    RoIAlign takes the place of RoI pooling, which rounds boxes to the grid (ours). On a pretrained VGG16 the hidden layers
-    start from its own where they are as many (cells 7, width 4096). Training it on a GPU is not repeatable to the last bit,
-    for RoIAlign sums there in no order. Raises OptionError for less than one cell or unit.
+    RoIAlign takes the place of RoI pooling, which rounds boxes to the grid (ours); see ``BoxLayers``. Training it on a GPU is
+    not repeatable to the last bit, for RoIAlign sums there in no order. Raises OptionError for less than one cell or unit.
     """
 
     def __init__(self, trunk: Trunk, classes: int, width: int = 4096, cells: int = 7) -> None:
@@ -36,11 +34,8 @@ class Localiser(nn.Module):
         self.classes = classes
         self.options = {"width": width, "cells": cells}
         self.cells = cells
-        self.fc6 = hidden(trunk.channels[-1] * cells * cells, width)
-        self.fc7 = hidden(width, width)
-        self.dropout = nn.Dropout(p=0.5)  # recalled (Fast R-CNN)
+        self.layers = BoxLayers(trunk, cells, width)
         self.score = scoring(width, classes)
-        start_from_fully_connected(self.fc6, self.fc7, fully_connected(trunk))
 
     def features(self, x: Tensor) -> Tensor:
         """Return the trunk's last map (B, D, h, w) of images (B, 3, H, W)."""
@@ -60,9 +55,7 @@ class Localiser(nn.Module):
             input=features, boxes=torch.cat([image.float(), boxes[there] * to_grid], dim=1), output_size=self.cells,
             spatial_scale=1.0, sampling_ratio=POINTS, aligned=True,
         )  # fmt: skip
-        x = cut.flatten(start_dim=1)[..., None, None]  # (N, D cells cells, 1, 1)
-        x = self.dropout(functional.relu(self.fc6(x)))
-        scores = self.score(self.dropout(functional.relu(self.fc7(x))))[..., 0, 0]  # (N, C)
+        scores = self.score(self.layers(cut))[..., 0, 0]  # (N, C)
         logits = scores.new_zeros(*there.shape, scores.shape[1])
         logits[there] = scores
         return logits
