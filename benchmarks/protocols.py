@@ -302,7 +302,9 @@ DESK = {
     "c_spcl, plain": Row("c_spcl", {**DESK_BOXES, "pacing": "none", "prior": False}),
     "web_videos": Row("web_videos", DESK_VIDEOS),
     "web_videos, clips with truth": Row(
-        "web_videos", {**DESK_VIDEOS, "frame_stride": 1, "frame_score": 0.0, "frame_others": 1.0}, clips=True
+        "web_videos",
+        {**DESK_VIDEOS, "frame_stride": 1, "frame_score": 0.0, "frame_others": 1.0, "decoder_epochs": 32.0},
+        clips=True,
     ),
     "mcof": Row("mcof", DESK_MCOF),
     "mcof, one round": Row("mcof", {**DESK_MCOF, "rounds": 1}),
