@@ -336,3 +336,20 @@ def test_ticks_span_and_are_even(low: float, high: float) -> None:
     assert found[-1] >= high
     assert 3 <= len(found) <= 8
     assert np.diff(found) == pytest.approx(np.diff(found)[0])
+
+
+def test_boxes_are_outlined_over_the_photo_the_surest_on_top(tmp_path):
+    small = np.full((40, 60, 3), 90, dtype=np.uint8)
+    framed = pictures.frame(small, [(1, 20, 20, 60, 60), (2, 20, 20, 100, 80)], 0.5)
+    assert (small == 90).all()
+    colours = palette()
+    assert (framed[11, 15:25] == colours[1]).all()  # the surest lies over the other, which shares its corner
+    assert (framed[35:37, 49 - 1] == colours[2]).all()
+    assert (framed[20, 20] == 90).all()
+    assert (framed[:8] == 90).all()
+    assert pictures.frame(small, [(3, 0, 0, 1, 1)], 0.5).any()
+    reader = read(page_of(tmp_path, rows=[row(seeds=None, boxes=[(3, 1, 1, 9, 9)])]))
+    assert "boxes" in [
+        attributes.get("alt", "").split(",")[0] for _, attributes in reader.found if attributes.get("alt")
+    ]
+    assert "<bus> & co" in reader.text  # in the legend, though no label map shows it

@@ -1,4 +1,4 @@
-"""Scores by how many tags an image has."""
+"""Scores by how many tags an image has, and which boxes a report shows."""
 
 from dataclasses import replace
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from tagmask.data.photos import PerImage
 from tagmask.evaluate import Confusion
-from tagmask.summary import score
-from tagmask.types import LabelMap
+from tagmask.summary import score, shown_boxes
+from tagmask.types import Boxes, LabelMap
 
 
 class Maps(PerImage[LabelMap]):
@@ -40,3 +40,9 @@ def test_images_of_several_tags_are_scored_apart(toy):
     assert "seeds" not in found
     alone = score(Maps({samples[0].name: truth[samples[0].name].labels}), masks, data)
     assert (alone["several_tags"], alone["one_tag"]) == (None, alone["miou"])
+
+
+def test_the_surest_box_of_each_class_is_shown_and_all_that_are_sure():
+    places = np.arange(20, dtype=np.int32).reshape(5, 4)
+    boxes = Boxes(places, np.array([0.1, 0.9, 0.6, 0.2, 0.3], dtype=np.float32), (4, 2, 2, 2, 4), (30, 30))
+    assert shown_boxes(boxes) == [(2, *places[1]), (2, *places[2]), (4, *places[4])]

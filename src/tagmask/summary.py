@@ -20,10 +20,11 @@ from tagmask.quality import SaliencyQuality, SeedQuality, ThresholdCurve, seed_p
 from tagmask.registry import Method
 from tagmask.report import ImageRow, Report, write_report
 from tagmask.segment import fit_to_photo
-from tagmask.types import UNKNOWN, Activation, Dataset, LabelMap, Saliency
+from tagmask.types import UNKNOWN, Activation, Boxes, Dataset, LabelMap, Saliency
 from tagmask.work import Work
 
 ROWS = 6  # images shown of each group  # ours
+SURE = 0.5  # boxes of this probability are shown, and the surest of each class  # ours
 KEPT = (  # settings that metrics.json repeats
     "method", "data", "command", "seed", "device", "precision", "looking", "longest", "novel", "options", "backbone",
     "versions",
@@ -232,7 +233,16 @@ def _row(
         truth=truth[name].labels if name in truth else None,
         score=iou,
         doubt=unsure,
+        boxes=None if outcome.boxes is None else shown_boxes(outcome.boxes[name]),
     )
+
+
+def shown_boxes(boxes: Boxes) -> list[tuple[int, int, int, int, int]]:
+    """Return (class id, x0, y0, x1, y1) of the surest box of every class, and of those of ``SURE`` probability; in order."""
+    order = np.argsort(-boxes.scores, kind="stable").tolist()
+    first = {boxes.classes[index]: index for index in reversed(order)}
+    shown = [index for index in order if boxes.scores[index] >= SURE or first[boxes.classes[index]] == index]
+    return [(boxes.classes[index], *boxes.boxes[index].tolist()) for index in shown]
 
 
 def doubt(outcome: Outcome, name: str) -> float:

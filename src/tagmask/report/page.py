@@ -45,7 +45,8 @@ class ImageRow:
 
     ``group`` is best, middle, worst or doubtful; ``tags`` are class names; ``photo`` uint8 (H, W, 3); ``activation``
     holds (class name, float32 (H, W) in [0, 1]) pairs; ``seeds``, ``mask`` and ``truth`` uint8 (H, W), 0 background,
-    255 unknown. ``score`` is the IoU with the truth, ``doubt`` the method's own; both in [0, 1].
+    255 unknown. ``boxes`` are (class id, x0, y0, x1, y1) in pixels of the photo, the surest first. ``score`` is the IoU with
+    the truth, ``doubt`` the method's own; both in [0, 1].
     """
 
     group: str
@@ -58,6 +59,7 @@ class ImageRow:
     truth: NDArray[np.uint8] | None = None
     score: float | None = None
     doubt: float | None = None
+    boxes: Sequence[tuple[int, int, int, int, int]] | None = None
 
     def __post_init__(self) -> None:
         if self.group not in GROUPS:
@@ -134,6 +136,7 @@ def _columns(rows: Sequence[ImageRow]) -> list[str]:
         "photo": True,
         "activation": any(row.activation for row in rows),
         "seeds": any(row.seeds is not None for row in rows),
+        "boxes": any(row.boxes is not None for row in rows),
         "mask": True,
         "truth": any(row.truth is not None for row in rows),
     }
@@ -160,12 +163,16 @@ def _draw(row: ImageRow, shown: Sequence[str], budget: int) -> dict[str, Any]:
     def painted(labels: NDArray[np.uint8] | None) -> list[tuple[str, str]]:
         return [] if labels is None else [("", pictures.data_uri(pictures.paint(small, labels), budget))]
 
+    def framed(boxes: Sequence[tuple[int, int, int, int, int]]) -> NDArray[np.uint8]:
+        return pictures.frame(small, boxes, small.shape[0] / row.photo.shape[0])
+
     tiles = {
         "photo": [("", pictures.data_uri(small, budget))],
         "activation": [
             (tag, pictures.data_uri(pictures.heat(small, values), budget)) for tag, values in row.activation
         ],
         "seeds": painted(row.seeds),
+        "boxes": [] if row.boxes is None else [("", pictures.data_uri(framed(row.boxes), budget))],
         "mask": painted(row.mask),
         "truth": painted(row.truth),
     }
@@ -182,7 +189,8 @@ def _draw(row: ImageRow, shown: Sequence[str], budget: int) -> dict[str, Any]:
 def _legend(report: Report) -> list[tuple[int, str]]:
     """Return (class id, name) of the classes that any picture on the page shows, without the background."""
     maps = [labels for row in report.rows for labels in (row.seeds, row.mask, row.truth) if labels is not None]
-    shown = sorted(set().union(*(np.unique(labels).tolist() for labels in maps)) - {BACKGROUND, UNKNOWN})
+    framed = {box[0] for row in report.rows for box in row.boxes or ()}
+    shown = sorted(framed.union(*(np.unique(labels).tolist() for labels in maps)) - {BACKGROUND, UNKNOWN})
     return [(index, report.classes[index]) for index in shown if index < len(report.classes)]
 
 

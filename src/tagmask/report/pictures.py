@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from functools import cache
 
 import cv2
@@ -99,6 +100,20 @@ def paint(small: Pixels, labels: Pixels) -> Pixels:
     edge = cv2.morphologyEx(labels, op=cv2.MORPH_GRADIENT, kernel=cross) > 0  # (h, w) both sides of every border
     painted[edge & known] = _mix(painted, np.full_like(grey, 255), np.float32(0.75))[edge & known]
     return painted
+
+
+def frame(small: Pixels, boxes: Sequence[tuple[int, int, int, int, int]], scale: float) -> Pixels:
+    """Return the thumbnail ``small`` (h, w, 3) with the outlines of boxes (class id, x0, y0, x1, y1), the first on top.
+
+    Their coordinates are those of the photo, which ``scale`` brings to the thumbnail. Outlines are pale on both sides.
+    """
+    framed = np.array(small, order="C")
+    for tag, *place in reversed(boxes):
+        x0, y0, x1, y1 = (round(value * scale) for value in place)
+        corners = (x0 + 1, y0 + 1), (max(x1 - 2, x0 + 1), max(y1 - 2, y0 + 1))
+        for colour, thickness in ((255, 255, 255), 5), (palette()[tag].tolist(), 3):
+            cv2.rectangle(framed, *corners, color=colour, thickness=thickness)
+    return framed
 
 
 def data_uri(pixels: Pixels, budget: int) -> str:
