@@ -284,6 +284,7 @@ DESK = {
     "builtin_prior, deepest stage alone": Row("builtin_prior", {**DESK_PRIOR, "fuse": False}),
     "dsrg": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}),
     "dsrg, learned saliency": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True}, NOVEL[0], "learned"),
+    "dsrg, rbd": Row("dsrg", {**DESK_GROWING, **DESK_TAGS, "flip": True, "saliency": "rbd"}),
     "dsrg, three scales and a CRF at the end": Row(
         "dsrg",
         {**DESK_GROWING, **DESK_TAGS, "flip": True, "test_scales": (0.75, 1.0, 1.25), "test_crf": True},
