@@ -32,7 +32,7 @@ class Options:
     flip: bool = False  # sum the activations of the mirror image too; recalled
     threshold: float = 0.2  # object cues: above this share of a map's maximum, 0 = choose it without masks; recalled
     top: float = 0.0  # object cues: this share of the cells where a map is strongest instead, 0 = not; source (0.2)
-    saliency: str = "mbd"  # background cues by: mbd, rbd or a folder (docs/data.md); ours (paper: DRFI)
+    saliency: str = "rbd"  # background cues by: mbd, rbd or a folder (docs/data.md); ours (paper: DRFI)
     background: float = 0.06  # background cues: what is less salient, in 0..1; paper
     size: int = 321  # photos are warped to a square of this side in pixels for the growing network; author code
     mirror: bool = True  # show it mirror images too; author code

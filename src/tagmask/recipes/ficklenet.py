@@ -40,7 +40,7 @@ class Options:
     theta: float = 0.35  # a tag claims a cell where one look's map exceeds this, in 0..1; recalled
     top: float = 0.0  # object cues: this share of the cells where a mean map is strongest instead, 0 = not; ours (dsrg)
     threshold: float = 0.0  # threshold of the maps shown in 0..1, 0: choose it without masks; ours
-    saliency: str = "mbd"  # background cues by: mbd, rbd or a folder (docs/data.md); ours (paper: DRFI)
+    saliency: str = "rbd"  # background cues by: mbd, rbd or a folder (docs/data.md); ours (paper: DRFI)
     background: float = 0.06  # background cues: what is less salient, in 0..1; recalled
     size: int = 321  # photos are warped to a square of this side for looks and for the growing network; author code
     mirror: bool = True  # show the growing network mirror images too; author code (dsrg)
