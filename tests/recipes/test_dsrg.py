@@ -65,7 +65,7 @@ def test_the_first_epoch_is_the_beginning_of_the_training(toy, tmp_path, store):
         ({"tag_rate": 0.02}, "classifier"),
         ({"scales": (0.5, 1.0)}, "activation"),
         ({"threshold": 0.5}, "threshold"),
-        ({"saliency": "rbd"}, "saliency"),
+        ({"saliency": "mbd"}, "saliency"),
         ({"top": 0.2}, "cues"),
         ({"background": 0.5}, "cues"),
         ({"growing": False}, "growing-network"),
