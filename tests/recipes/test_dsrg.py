@@ -87,7 +87,7 @@ def test_each_option_reaches_its_stage(toy, tmp_path, store, monkeypatch, option
 def test_any_segmenter_grows_on_any_data(toy, tmp_path, shape, segmenter):
     data = shape(toy, tmp_path / "data")
     done = go(
-        "dsrg", data, tmp_path / "run", segmenter=segmenter, grow_object=0.1, grow_background=0.1, saliency="rbd",
+        "dsrg", data, tmp_path / "run", segmenter=segmenter, grow_object=0.1, grow_background=0.1, saliency="mbd",
         grow_epochs=1.0,
     )  # fmt: skip
     assert "grown after an epoch" not in done.metrics.get("steps", {}), "there is no earlier epoch to show"
