@@ -304,6 +304,9 @@ DESK = {
     "inter_image_instances, learned saliency, without noise": Row(
         "inter_image_instances", {**DESK_INSTANCES, "keep": 1.0}, NOVEL[0], "learned"
     ),
+    "inter_image_instances, learned saliency, without graph and noise": Row(
+        "inter_image_instances", {**DESK_INSTANCES, "keep": 1.0, "graph": False}, NOVEL[0], "learned"
+    ),
     "c_spcl": Row("c_spcl", DESK_BOXES),
     "c_spcl, plain": Row("c_spcl", {**DESK_BOXES, "pacing": "none", "prior": False}),
     "web_videos": Row("web_videos", DESK_VIDEOS),
