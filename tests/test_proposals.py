@@ -24,6 +24,14 @@ def test_selective_search(toy, work):
     assert proposals_supervision("selective-search") == "none"
 
 
+def test_segments(toy, work):
+    boxes, found = (proposals(work, toy.train, source, most=30) for source in ("selective-search", "segments"))
+    name = toy.train[0].name
+    assert 1 <= len(found[name]) <= len(boxes[name])
+    assert len(found[name].masks) == len(found[name]) == len(found[name].scores)
+    assert proposals_supervision("segments") == "none"
+
+
 def test_a_coco_file_of_boxes_and_masks(toy, work, tmp_path):
     first, second, third = (sample.name for sample in toy.train[:3])
     polygon = [[10.0, 10.0, 30.0, 10.0, 30.0, 20.0, 10.0, 20.0]]

@@ -17,34 +17,36 @@ from tagmask.data.photos import PerImage, Photos, Pictures
 from tagmask.errors import DataError, OptionError, did_you_mean
 from tagmask.keys import digest
 from tagmask.refine.boxes import box_of, mask_of, packed
-from tagmask.refine.proposals import selective_search
+from tagmask.refine.proposals import segments, selective_search
 from tagmask.types import Boxes, Photo, Sample
 from tagmask.work import Work
 
 SEARCH = "selective-search"
+SEGMENTS = "segments"  # of selective search's boxes, instead of the boxes
+FOUND = (SEARCH, SEGMENTS)
 
 
 def checked_proposals(source: str) -> None:
-    """Raise OptionError unless ``source`` is selective search, a COCO file or a folder."""
+    """Raise OptionError unless ``source`` is selective search, its segments, a COCO file or a folder."""
     path = Path(source)
-    if source != SEARCH and not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".json"):
+    if source not in FOUND and not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".json"):
         raise OptionError(
-            f"proposals is {source!r}{did_you_mean(source, [SEARCH])}; expected {SEARCH}, a COCO json file with boxes or "
-            "masks, or a folder of NAME.png, in which every number above 0 is a region."
+            f"proposals is {source!r}{did_you_mean(source, FOUND)}; expected {' or '.join(FOUND)}, a COCO json file with "
+            "boxes or masks, or a folder of NAME.png, in which every number above 0 is a region."
         )
 
 
 def proposals(work: Work, samples: Sequence[Sample], source: str, *, most: int = 2000) -> PerImage[Boxes]:
     """Return what may be an object in every photo, at the size at which it is worked on, at most ``most``, the best first.
 
-    ``source`` is ``selective-search``, a COCO json file whose annotations (of whatever category) are the boxes and, where
-    they have a segmentation, the masks, or a folder of PNGs ``NAME.png`` in which every number above 0 is a region. A
-    photo that a file does not name has none. Raises OptionError for anything else, DataError for a file that is no COCO's
-    or names none of the photos.
+    ``source`` is ``selective-search``, ``segments`` of its boxes, a COCO json file whose annotations (of whatever category)
+    are the boxes and, where they have a segmentation, the masks, or a folder of PNGs ``NAME.png`` in which every number
+    above 0 is a region. A photo that a file does not name has none. Raises OptionError for anything else, DataError for a
+    file that is no COCO's or names none of the photos.
     """
     checked_proposals(source)
-    if source == SEARCH:
-        return work.each("proposals", searched, samples, most=most)
+    if source in FOUND:
+        return work.each("proposals", searched if source == SEARCH else segmented, samples, most=most)
     photos, path = work.photos(samples), Path(source)
     own: PerImage[Boxes]
     own = Pictures(path, photos, read_regions, what="regions") if path.is_dir() else CocoBoxes(path, photos)
@@ -52,14 +54,20 @@ def proposals(work: Work, samples: Sequence[Sample], source: str, *, most: int =
 
 
 def proposals_supervision(source: str) -> str:
-    """Return what people had to draw for these proposals: "none" for selective search."""
-    return "none" if source == SEARCH else "proposals of the user's"
+    """Return what people had to draw for these proposals: "none" for selective search and its segments."""
+    return "none" if source in FOUND else "proposals of the user's"
 
 
 def searched(photo: Photo, *, most: int) -> Boxes:
     """Return the boxes of selective search, each as sure as the next."""
     boxes = selective_search(photo.pixels, most=most)
     return Boxes(boxes, np.ones(len(boxes), dtype=np.float32), (0,) * len(boxes), photo.size)
+
+
+def segmented(photo: Photo, *, most: int) -> Boxes:
+    """Return the segments of selective search's boxes, with masks, each as sure as the next."""
+    boxes, masks = segments(photo.pixels, selective_search(photo.pixels, most=most))
+    return Boxes(boxes, np.ones(len(boxes), dtype=np.float32), (0,) * len(boxes), photo.size, masks)
 
 
 def fitted(own: Boxes, photo: Photo, *, most: int) -> Boxes:

@@ -72,6 +72,14 @@ def test_without_the_localiser_the_segmenter_teaches_itself(toy, folder, tmp_pat
     assert not (tmp_path / "run" / "localiser-1").exists()
 
 
+def test_segments_vote_too(toy, folder, tmp_path):
+    done = go(METHOD, toy, tmp_path / "run", store=folder / "store", rounds=2, proposals="segments")
+    assert done.metrics["extra_supervision"] == "none"
+    name = toy.train[0].name
+    with np.load(tmp_path / "run" / "proposals" / f"{name}.npz") as held:
+        assert len(held["masks"]) == len(held["boxes"]) > 0
+
+
 @pytest.mark.parametrize(
     ("option", "stage"),
     [

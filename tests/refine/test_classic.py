@@ -15,7 +15,7 @@ from tagmask.errors import OptionError
 from tagmask.refine.flow import consistent, optical_flow, warp
 from tagmask.refine.grabcut import Guess, grabcut, grabcut_box
 from tagmask.refine.graphcut import graph_cut
-from tagmask.refine.proposals import selective_search
+from tagmask.refine.proposals import segments, selective_search
 from tagmask.refine.superpixels import adjacency, felzenszwalb, region_means, slic
 
 SIDES = st.sampled_from([1, 2, 7, 31, 64])
@@ -138,12 +138,35 @@ def test_selective_search_boxes_the_rectangle():
         selective_search(pixels, most=0)
 
 
+def test_segments_leave_out_what_straddles_their_box():
+    pixels = scene(90, 120)
+    boxes = np.array([[35, 15, 90, 75], [38, 20, 82, 70], [0, 0, 120, 90], [0, 0, 10, 10]], dtype=np.int32)
+    around, masks = segments(pixels, boxes)
+    masks = np.unpackbits(masks, axis=1, count=90 * 120).reshape(-1, 90, 120)
+    assert len(masks) == 2  # the first two boxes hold the same region; the last one holds none
+    inner = np.zeros((90, 120), dtype=bool)
+    inner[22:67, 40:80] = True
+    assert (masks[0] & inner).sum() / (masks[0] | inner).sum() > 0.9
+    assert masks[1].all()
+    np.testing.assert_array_equal(
+        around[0], [*np.argwhere(masks[0]).min(0)[::-1], *np.argwhere(masks[0]).max(0)[::-1] + 1]
+    )
+
+    ids = felzenszwalb(pixels, scale=150.0, sigma=0.8)  # by definition: region by region
+    box = np.zeros((90, 120), dtype=bool)
+    box[15:75, 35:90] = True
+    wanted = np.isin(ids, [n for n in range(ids.max() + 1) if box[ids == n].mean() >= 0.9])
+    np.testing.assert_array_equal(masks[0], wanted)
+    assert len(segments(pixels, boxes[3:])[0]) == 0
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (19, 300), (25, 25)])
 def test_small_images_have_boxes_inside(size):
     boxes = selective_search(scene(*size))
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, 2:] <= size[::-1]).all()
     assert (boxes[:, 2:] > boxes[:, :2]).all()
+    assert len(segments(scene(*size), boxes)[0])  # the whole image is always among them
 
 
 def test_flow_finds_a_shift_and_warping_takes_it_back():

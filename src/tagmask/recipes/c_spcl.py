@@ -37,7 +37,7 @@ class Options:
     scales: tuple[float, ...] = (1.0,)  # scales of the photo at which activations are summed; paper (CAM)
     flip: bool = False  # sum the activations of the mirror image too; paper (CAM)
     threshold: float = 0.0  # background threshold in 0..1, where 0 means: choose it without masks; ours
-    proposals: str = "selective-search"  # selective-search, a COCO json or a folder of regions (docs/data.md); ours
+    proposals: str = "selective-search"  # that, segments, a COCO json or a folder of regions (docs/data.md); ours
     most_proposals: int = 2000  # proposals of a photo; recalled (Fast R-CNN)
     thin: float = 0.75  # of proposals that overlap by more, in 0..1, one is looked at; ours
     candidates: int = 200  # of these are painted over, those where activations stand out most; ours (source: lazily)
