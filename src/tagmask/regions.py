@@ -28,6 +28,7 @@ from tagmask.refine.superpixels import adjacency, felzenszwalb, region_means
 from tagmask.types import BACKGROUND, UNKNOWN, Activation, LabelMap, Photo, Regions, Saliency
 from tagmask.work import Job
 
+REVISION = 2
 TOGETHER = 256  # regions of a photo that go through the head at a time  # ours
 WRONG = ("background", "unknown", "tags")  # what becomes of regions taken for a class that the photo does not show
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import timm
@@ -69,7 +71,8 @@ def test_boxes_hold_the_pixels_and_masks_show_them(height, width, seed):
 
 def test_the_mask_head_is_fast_r_cnn_on_each_region_alone():
     torch.manual_seed(0)
-    head = MaskedHead((5,), classes=3, width=16).eval()
+    trunk = SimpleNamespace(body=None, channels=(5,))
+    head = MaskedHead(trunk, classes=3, width=16).eval()
     features = torch.rand(2, 5, 4, 6)  # cells of 8 pixels
     ids = torch.zeros(2, 32, 48, dtype=torch.int64)
     ids[0, 8:20, 10:40] = 1
@@ -81,8 +84,9 @@ def test_the_mask_head_is_fast_r_cnn_on_each_region_alone():
         roi = torch.tensor([[0.0, *box]])
         cut = roi_align(features[b : b + 1], roi, output_size=7, spatial_scale=1 / 8, sampling_ratio=2, aligned=True)
         x = cut.flatten(start_dim=1)
-        for layer in (head.fc6, head.fc7):
-            x = functional.relu(functional.linear(x, layer.weight[..., 0, 0], layer.bias))
+        for layer, norm, _ in (head.layers.fc6, head.layers.fc7):
+            x = functional.relu(functional.layer_norm(functional.linear(x, layer.weight[..., 0, 0]), (16,)))
+            assert (norm.weight == 1).all() > (norm.bias != 0).any()
         expected = functional.linear(x, head.score.weight[..., 0, 0], head.score.bias)
         torch.testing.assert_close(got[b, region], expected[0])
     assert (got[0, 3] == 0).all()
@@ -147,5 +151,7 @@ def test_a_pretrained_vgg_gives_the_mask_head_its_fully_connected_layers(tmp_pat
     head = RegionNet(build_backbone(Backbone("vgg16", str(tmp_path / "vgg.pth"), 8)), 4, head="mask", width=8).head
     cell = torch.rand(1, 512, 7, 7)
     expected = functional.conv2d(cell, state["pre_logits.fc1.weight"], state["pre_logits.fc1.bias"])
-    torch.testing.assert_close(head.fc6(cell.flatten(start_dim=1)[..., None, None]), expected, rtol=1e-4, atol=1e-3)
-    assert torch.equal(head.fc7.weight, state["pre_logits.fc2.weight"])
+    torch.testing.assert_close(
+        head.layers.fc6(cell.flatten(start_dim=1)[..., None, None]), expected, rtol=1e-4, atol=1e-3
+    )
+    assert torch.equal(head.layers.fc7.weight, state["pre_logits.fc2.weight"])

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator
-from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision.ops import MultiScaleRoIAlign
 
 from tagmask.nets.backbones import Trunk
 from tagmask.nets.heads import hidden, scoring
-from tagmask.nets.roi import BoxLayers
+from tagmask.nets.roi import POINTS, BoxLayers, cut_out
 
-POINTS = 2  # samples of a cell of RoIAlign along each side  # torchvision
 ANCHORS = (16, 32, 64, 128, 256)  # pixels of a side of the first guesses  # ours (torchvision: 32 to 512)
 SHAPES = (0.5, 1.0, 2.0)  # their heights over widths  # recalled (Faster R-CNN)
 MOST_FOUND = 300  # boxes that are found in an image  # ours
@@ -50,14 +50,9 @@ class BoxNet(nn.Module):
 
     def scores_of(self, features: Sequence[Tensor], boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return logits (B, R, C) and moves (B, R, C, 4) for boxes (B, R, 4) in pixels of images of ``size`` (H, W)."""
-        last = features[-1].float()
         batch, count = boxes.shape[:2]
-        to_grid = boxes.new_tensor([last.shape[3] / size[1], last.shape[2] / size[0]] * 2)
-        cut = roi_align(
-            input=last, boxes=list(boxes * to_grid), output_size=self.options["cells"], spatial_scale=1.0,
-            sampling_ratio=POINTS, aligned=True,
-        )  # (B R, D, cells, cells)  # fmt: skip
-        x = self.layers(cut)
+        image = torch.arange(batch, device=boxes.device).repeat_interleave(count)
+        x = self.layers(cut_out(features[-1], boxes.flatten(end_dim=1), image, size, self.options["cells"]))
         return self.score(x).view(batch, count, self.classes), self.move(x).view(batch, count, self.classes, 4)
 
     def forward(self, x: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ https://arxiv.org/abs/1706.05587. Rates are in cells of the feature grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,12 @@ def normalised(inputs: int, outputs: int, *, kernel: int = 1, rate: int = 1, str
     )
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # ours
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def grouped(inputs: int, outputs: int, groups: int) -> nn.Sequential:
+    """Return a 1x1 convolution, normalised in ``groups`` of channels (or as many as divide them), and a ReLU."""
+    convolution = nn.Conv2d(inputs, outputs, kernel_size=1, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(gcd(groups, outputs), outputs), nn.ReLU(inplace=True))
 
 
 class PooledASPP(nn.Module):

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from tagmask.errors import OptionError
 from tagmask.nets.backbones import Trunk
 from tagmask.nets.heads import scoring
-from tagmask.nets.roi import BoxLayers
-
-POINTS = 2  # samples of a cell along each side  # ours
+from tagmask.nets.roi import BoxLayers, cut_out
 
 
 class Localiser(nn.Module):
     """A trunk, its last map cut out at each box into ``cells`` x ``cells``, two hidden layers of ``width``, C scores.
 
-    RoIAlign takes the place of RoI pooling, which rounds boxes to the grid (ours); see ``BoxLayers``. Training it on a GPU is
-    not repeatable to the last bit, for RoIAlign sums there in no order. Raises OptionError for less than one cell or unit.
+    See ``cut_out`` and ``BoxLayers``. Training it on a GPU is not repeatable to the last bit, for RoIAlign sums there in no
+    order. Raises OptionError for less than one cell or unit.
     """
 
     def __init__(self, trunk: Trunk, classes: int, width: int = 4096, cells: int = 7) -> None:
@@ -46,15 +43,8 @@ class Localiser(nn.Module):
 
         Boxes are x0, y0, x1, y1 in pixels, the ends excluded. An empty one (such as fills up a row) has logits of 0.
         """
-        features, boxes = features.float(), boxes.float()
         there = (boxes[..., :2] < boxes[..., 2:]).all(dim=2)  # (B, R)
-        image = there.nonzero()[:, :1]  # (N, 1)
-        (height, width), (h, w) = size, features.shape[2:]
-        to_grid = boxes.new_tensor([w / width, h / height] * 2)
-        cut = roi_align(
-            input=features, boxes=torch.cat([image.float(), boxes[there] * to_grid], dim=1), output_size=self.cells,
-            spatial_scale=1.0, sampling_ratio=POINTS, aligned=True,
-        )  # fmt: skip
+        cut = cut_out(features, boxes[there], there.nonzero()[:, 0], size, self.cells)  # (N, D, cells, cells)
         scores = self.score(self.layers(cut))[..., 0, 0]  # (N, C)
         logits = scores.new_zeros(*there.shape, scores.shape[1])
         logits[there] = scores

@@ -10,15 +10,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import roi_align
 
 from tagmask.errors import OptionError, did_you_mean
 from tagmask.nets.backbones import Trunk
 from tagmask.nets.heads import hidden, scoring
-from tagmask.nets.segmenter import fully_connected, start_from_fully_connected
+from tagmask.nets.roi import POINTS, BoxLayers, cut_out
 
+HEADS = ("pool", "mask")
 SIDE = 7  # cells of a region's box  # recalled (Fast R-CNN)
-POINTS = 2  # samples of a cell along each side  # ours
 UNIT = 4096  # a weight of 1 as an integer: sums of integers come out the same on a GPU, whatever their order
 
 
@@ -27,8 +26,7 @@ class RegionNet(nn.Module):
 
     ``head`` is "pool" (the means of the last ``maps`` feature maps over a region, one hidden layer; ours, far cheaper) or
     "mask" (the last map cut out at the region's box, 0 outside of the region, two hidden layers: the mask-based Fast R-CNN
-    of the paper). ``width`` is that of hidden layers; on a pretrained VGG16 those of "mask" start from its own where they
-    are as many (4096). Raises OptionError for an unknown head.
+    of the paper; see ``BoxLayers``). ``width`` is that of hidden layers. Raises OptionError for an unknown head.
     """
 
     def __init__(self, trunk: Trunk, classes: int, head: str = "pool", width: int = 512, maps: int = 3) -> None:
@@ -43,9 +41,9 @@ class RegionNet(nn.Module):
         self.classes = classes
         self.options = {"head": head, "width": width, "maps": maps}
         self.maps = maps
-        self.head = HEADS[head](trunk.channels[-maps:], classes, width)
-        if isinstance(self.head, MaskedHead):
-            start_from_fully_connected(self.head.fc6, self.head.fc7, fully_connected(trunk))
+        self.head = (
+            PooledHead(trunk.channels[-maps:], classes, width) if head == "pool" else MaskedHead(trunk, classes, width)
+        )
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the trunk's maps, from shallow to deep, of images (B, 3, H, W)."""
@@ -84,38 +82,26 @@ class PooledHead(nn.Module):
 
 
 class MaskedHead(nn.Module):
-    """The last map at the box of a region, without what lies outside of the region, two hidden layers with dropout, scores.
+    """The last map at the box of a region, without what lies outside of the region, two hidden layers, scores.
 
     Training it on a GPU is not repeatable to the last bit, for RoIAlign sums there in no order.
     """
 
-    def __init__(self, channels: Sequence[int], classes: int, width: int) -> None:
+    def __init__(self, trunk: Trunk, classes: int, width: int) -> None:
         super().__init__()
-        self.fc6 = hidden(channels[-1] * SIDE * SIDE, width)
-        self.fc7 = hidden(width, width)
-        self.dropout = nn.Dropout(p=0.5)  # recalled (Fast R-CNN)
+        self.layers = BoxLayers(trunk, SIDE, width)
         self.score = scoring(width, classes)
 
     def forward(self, maps: Sequence[Tensor], ids: Tensor, regions: int) -> Tensor:
         """Map features (B, D, h, w) to logits (B, R, C), 0 for a region without a pixel."""
-        features = maps[-1].float()
         boxes, there = region_boxes(ids, regions)  # (B, R, 4), (B, R)
         image, region = there.nonzero(as_tuple=True)  # (N,)
-        (height, width), (h, w) = ids.shape[1:], features.shape[2:]
-        to_grid = torch.tensor([w / width, h / height] * 2, device=ids.device)
-        rois = torch.cat([image[:, None].float(), boxes[there] * to_grid], dim=1)  # (N, 5)
-        cut = roi_align(
-            input=features, boxes=rois, output_size=SIDE, spatial_scale=1.0, sampling_ratio=POINTS, aligned=True
-        )  # (N, D, 7, 7)
-        x = (cut * region_masks(ids, boxes[there], image, region)[:, None]).flatten(start_dim=1)[..., None, None]
-        x = self.dropout(functional.relu(self.fc6(x)))
-        scores = self.score(self.dropout(functional.relu(self.fc7(x))))[..., 0, 0]  # (N, C)
+        cut = cut_out(maps[-1], boxes[there], image, (ids.shape[1], ids.shape[2]), SIDE)  # (N, D, 7, 7)
+        own = region_masks(ids, boxes[there], image, region)  # (N, 7, 7)
+        scores = self.score(self.layers(cut * own[:, None]))[..., 0, 0]  # (N, C)
         logits = scores.new_zeros(*there.shape, scores.shape[1])
         logits[there] = scores
         return logits
-
-
-HEADS: dict[str, type[PooledHead | MaskedHead]] = {"pool": PooledHead, "mask": MaskedHead}
 
 
 def region_pool(features: Tensor, ids: Tensor, regions: int) -> Tensor:

@@ -6,7 +6,6 @@ Ahn, Cho, Kwak (irn). CVPR 2019.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import gcd
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,10 @@ from torch.nn import functional
 
 from tagmask.errors import OptionError
 from tagmask.nets.backbones import Trunk
+from tagmask.nets.heads import grouped
 
 STRIDE = 4  # pixels a cell of its output; paper
+GROUPS = 16  # of the branch that finds displacements; recalled (author code)
 Grid = tuple[int, int]
 
 
@@ -67,7 +68,7 @@ class Boundary(nn.Module):
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
-        self.taps = nn.ModuleList(_normalised(count, width, groups=4) for count in channels)  # paper: 4 groups
+        self.taps = nn.ModuleList(grouped(count, width, groups=4) for count in channels)  # paper: 4 groups
         self.score = nn.Conv2d(len(channels) * width, 1, kernel_size=1)
 
     def forward(self, maps: list[Tensor], grid: Grid) -> Tensor:
@@ -87,9 +88,9 @@ class Displacement(nn.Module):
         super().__init__()
         widths = (*(width // 4 for _ in channels[5:]), width // 4, width // 2, width, width, width)[-len(channels) :]
         self.deep = min(3, len(channels))
-        self.taps = nn.ModuleList(_normalised(*pair) for pair in zip(channels, widths, strict=True))
-        self.fuse = _normalised(self.deep * width, width)
-        self.join = _normalised(sum(widths[: -self.deep]) + width, width)
+        self.taps = nn.ModuleList(grouped(*pair, GROUPS) for pair in zip(channels, widths, strict=True))
+        self.fuse = grouped(self.deep * width, width, GROUPS)
+        self.join = grouped(sum(widths[: -self.deep]) + width, width, GROUPS)
         self.score = nn.Conv2d(width, 2, kernel_size=1, bias=False)  # no bias: the mean is taken from it in any case
 
     def forward(self, maps: list[Tensor], grid: Grid) -> Tensor:
@@ -99,12 +100,6 @@ class Displacement(nn.Module):
         seen = [_grown(tap(_shrunk(m, g)), g) for tap, m, g in zip(self.taps, maps, grids, strict=True)]
         deep = _grown(self.fuse(torch.cat(seen[-self.deep :], dim=1)), grid)
         return self.score(self.join(torch.cat([*seen[: -self.deep], deep], dim=1)))
-
-
-def _normalised(inputs: int, outputs: int, groups: int = 16) -> nn.Sequential:
-    """Return a 1x1 convolution, normalised in ``groups`` (or as many as divide the channels), and a ReLU."""
-    convolution = nn.Conv2d(inputs, outputs, kernel_size=1, bias=False)
-    return nn.Sequential(convolution, nn.GroupNorm(gcd(groups, outputs), outputs), nn.ReLU(inplace=True))
 
 
 def _shrunk(x: Tensor, grid: Grid) -> Tensor:

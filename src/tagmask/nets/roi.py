@@ -1,17 +1,34 @@
-"""What a network makes of the cells that RoIAlign cuts out of its map: two hidden layers, as Fast R-CNN has them.
+"""What a network sees of boxes: the cells that RoIAlign cuts out of its map, and two hidden layers, as Fast R-CNN has them.
 
 Girshick. Fast R-CNN. ICCV 2015. https://arxiv.org/abs/1504.08083
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import roi_align
 
 from tagmask.nets.backbones import Trunk
-from tagmask.nets.heads import hidden
+from tagmask.nets.heads import grouped, hidden
 from tagmask.nets.segmenter import fully_connected, start_from_fully_connected
 from tagmask.nets.vgg import VGG16
+
+POINTS = 2  # samples of a cell along each side  # ours
+
+
+def cut_out(features: Tensor, boxes: Tensor, image: Tensor, size: tuple[int, int], cells: int) -> Tensor:
+    """Return ``cells`` x ``cells`` of the features (B, D, h, w) at each of N boxes: (N, D, cells, cells).
+
+    Boxes (N, 4) are x0, y0, x1, y1, the ends excluded, in pixels of images of ``size`` (H, W); ``image`` (N,) tells of which.
+    RoIAlign takes the place of RoI pooling, which rounds boxes to the grid (ours).
+    """
+    features = features.float()
+    (height, width), (h, w) = size, features.shape[2:]
+    to_grid = torch.tensor([w / width, h / height] * 2, device=features.device)
+    rois = torch.cat([image[:, None].float(), boxes.float() * to_grid], dim=1)
+    return roi_align(features, rois, output_size=cells, spatial_scale=1.0, sampling_ratio=POINTS, aligned=True)
 
 
 class BoxLayers(nn.Module):
@@ -42,6 +59,6 @@ class BoxLayers(nn.Module):
 
 def _normalised(inputs: int, outputs: int) -> nn.Sequential:
     """Return a layer whose answers are normalised for each box alone, and a ReLU."""
-    layer = nn.Conv2d(inputs, outputs, kernel_size=1, bias=False)
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    return nn.Sequential(layer, nn.GroupNorm(num_groups=1, num_channels=outputs), nn.ReLU(inplace=True))
+    layers = grouped(inputs, outputs, groups=1)
+    nn.init.kaiming_normal_(next(layers.parameters()), nonlinearity="relu")
+    return layers

@@ -75,7 +75,7 @@ class Options:
 
     def __post_init__(self) -> None:
         checked_source(self.saliency, none=True)
-        for name, known in {"region_head": tuple(HEADS), "wrong": WRONG}.items():
+        for name, known in {"region_head": HEADS, "wrong": WRONG}.items():
             if (given := getattr(self, name)) not in known:
                 raise OptionError(f"{name} is {given!r}{did_you_mean(given, known)}; expected {', '.join(known)}.")
         for name in (
