@@ -190,7 +190,12 @@ def _clips_by_class(given: argparse.Namespace, classes: Sequence[str]) -> Path:
     with (given.clips / "sequences.csv").open(encoding="utf-8", newline="") as file:
         tags = {row["sequence"]: row["tags"].split() for row in csv.DictReader(file)}
     for clip, shown in tags.items():
-        place = folder / next(tag for tag in shown if tag in classes) / clip
+        known = next((tag for tag in shown if tag in classes), None)
+        if known is None:
+            raise SystemExit(
+                f"{given.clips / 'sequences.csv'}: {clip} has the tags {shown}; none of {', '.join(classes)}."
+            )
+        place = folder / known / clip
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():
             place.symlink_to((given.clips / "images" / clip).resolve())

@@ -24,7 +24,7 @@ TABLE = ROOT / "docs" / "results-video.json"
 # What each row of followed objects is compared with: the row that lacks one module.
 AGAINST = {
     "flow": "copy of the first mask", "base": "flow", "+LC": "base", "+LC+CO": "+LC", "+LC+SVB": "+LC", "all": "+LC+CO",
-    "all, no previous mask": "all", "all, eps 0.2": "all", "all, ranked": "all",
+    video_follow.TUNED: "all", "all, no previous mask": "all", "all, eps 0.2": "all", "all, ranked": "all",
 }  # fmt: skip
 COMPARED = ("random 50 %", "lowest 50 %", "stt 25 %", "stt 75 %", "stt 100 %")  # with the row stt, beside the control
 
@@ -58,7 +58,7 @@ def labelled(folder: Path) -> list[dict[str, Any]]:
 
 def followed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of followed objects in the order of the ablation, each with its difference to the row before it."""
-    order = [*video_follow.BASELINES, *video_follow.ROWS]
+    order = [*video_follow.BASELINES, *video_follow.ROWS, video_follow.TUNED]
     known = {(row["method"], row["seed"]): row for row in rows}
     shown = []
     for row in sorted(rows, key=lambda row: (order.index(row["method"]), row["seed"])):
