@@ -18,7 +18,7 @@ from tagmask.label import (
     strongest,
     threshold_labels,
 )
-from tagmask.types import Activation
+from tagmask.types import Activation, Saliency
 
 few = settings(deadline=None, max_examples=30)
 
@@ -144,7 +144,7 @@ def test_labels_against_saliency_step_by_step(activation, seed, smallest):
     height, width = activation.maps.shape[1:]
     grey = np.random.default_rng(seed).choice([0, 10, 20, 31, 32, 33, 60, 200, 255], size=(height, width))
     saliency = (grey / 255).astype(np.float32)
-    found = salient_labels(activation, saliency, smallest=smallest).labels
+    found = salient_labels(activation, Saliency(grey.astype(np.uint8)), smallest=smallest).labels
     if not activation.classes:
         assert not found.any()
         return

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagmask.errors import OptionError
-from tagmask.types import BACKGROUND, UNKNOWN, Activation, LabelMap
+from tagmask.types import BACKGROUND, UNKNOWN, Activation, LabelMap, Saliency
 
 
 def threshold_labels(activation: Activation, threshold: float, size: tuple[int, int] | None = None) -> LabelMap:
@@ -86,7 +86,7 @@ def strongest(
 
 def salient_labels(
     activation: Activation,
-    saliency: NDArray[np.float32],
+    saliency: Saliency,
     *,
     least: float = 0.3,  # author code
     conflict: float = 0.9,  # author code
@@ -94,19 +94,19 @@ def salient_labels(
     strong: float = 0.8,  # author code
     smallest: float = 0.01,  # author code
 ) -> LabelMap:
-    """Label pixels by the strongest of the maps, each stretched to 0..1, and of the background 1 - ``saliency`` (H, W).
+    """Label pixels by the strongest of the maps, each stretched to 0..1, and of the background, 1 - ``saliency``.
 
     Values below ``least`` count as 0. 255 is where more than one of these exceed ``conflict``; where the background won
     though the pixel is ``salient`` or a map above ``strong``; and everywhere, if less than the share ``smallest`` is
     objects. A photo without classes is all background  # ours. Source: OAA and NSROM, author code.
     """
-    background, maps = 1 - saliency, activation.maps
+    grey, maps = saliency.unit, activation.maps
     if not len(maps):
-        return LabelMap(np.full(saliency.shape, BACKGROUND, dtype=np.uint8))
-    scores = np.concatenate([background[None], maps])  # (K+1, H, W)
+        return LabelMap(np.full(grey.shape, BACKGROUND, dtype=np.uint8))
+    scores = np.concatenate([1 - grey[None], maps])  # (K+1, H, W)
     labels = labels_from_scores(np.where(scores < least, 0, scores), activation.classes).labels
     labels[(scores > conflict).sum(axis=0) > 1] = UNKNOWN
-    labels[(labels == BACKGROUND) & ((saliency >= salient) | (maps.max(axis=0) > strong))] = UNKNOWN
+    labels[(labels == BACKGROUND) & ((grey >= salient) | (maps.max(axis=0) > strong))] = UNKNOWN
     return without_small(LabelMap(labels), smallest)
 
 

@@ -11,7 +11,7 @@ from tests.recipes.test_contract import bare, content, few, go, many_classes
 from tagmask.errors import OptionError
 from tagmask.label import salient_labels
 from tagmask.refine.mining import masked_labels, mined_labels
-from tagmask.types import Activation, LabelMap
+from tagmask.types import Activation, LabelMap, Saliency
 from tagmask.work import Work
 
 LOOSE = {"round_crf": False, "rounds": 2, "tag_epochs": 3.0}  # two rounds, and maps that were gathered
@@ -44,7 +44,7 @@ def test_steps_are_those_of_the_paper_and_follow_from_each_other(toy, done):
         "non-salient masked", "after segmenter 2",
     ]  # fmt: skip
     for sample in toy.train:
-        saliency = labels_of(run, "saliency", sample) / np.float32(255)
+        saliency = Saliency(labels_of(run, "saliency", sample))
         extracted = salient_labels(activation_of(run, "integral-activation", sample), saliency)
         np.testing.assert_array_equal(labels_of(run, "extracted", sample), extracted.labels)
         mined = mined_labels(extracted, activation_of(run, "plain-activation", sample))

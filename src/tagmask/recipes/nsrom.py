@@ -24,7 +24,7 @@ from tagmask.retrain import retrain
 from tagmask.saliency import checked_source, saliency_maps, supervision_of
 from tagmask.segment import predict_labels
 from tagmask.threshold import choose_threshold
-from tagmask.types import Activation, Dataset, LabelMap, Photo, Saliency
+from tagmask.types import Dataset, LabelMap, Photo, Saliency
 from tagmask.work import Work
 
 CHOICES = {"policy": ("step", "poly"), "graph": ("code", "paper", "none"), "mined": ("unknown", "class", "none")}
@@ -119,7 +119,7 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         steps[step] = work.each(f"{stage}-labels", threshold_labels, its, chosen["threshold"])
 
     saliency = saliency_maps(work, data.train, options.saliency)
-    labels = steps["background extraction"] = work.each("extracted", against_saliency, maps["OA-CAM"], saliency)
+    labels = steps["background extraction"] = work.each("extracted", salient_labels, maps["OA-CAM"], saliency)
     if options.mined != "none":
         labels = steps["object mining"] = work.each(
             "mined", mined_labels, labels, maps["CAM"], mined=options.mined, threshold=options.mining_threshold
@@ -143,11 +143,6 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         masks=end.masks, segmenter=end.segmenter, activation=maps["OA-CAM"], seeds=seeds, threshold=chosen, steps=steps,
         predict=end.predict, saliency=saliency, supervision=supervision_of(options.saliency),
     )  # fmt: skip
-
-
-def against_saliency(activation: Activation, saliency: Saliency) -> LabelMap:
-    """Extract the background: label by the stretched maps and by what stands out."""
-    return salient_labels(activation, saliency.unit)
 
 
 def masked(

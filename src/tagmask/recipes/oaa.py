@@ -23,7 +23,7 @@ from tagmask.refine.sharpen import sharpen
 from tagmask.retrain import retrain
 from tagmask.saliency import checked_source, saliency_maps, supervision_of
 from tagmask.threshold import choose_threshold
-from tagmask.types import Activation, Dataset, LabelMap, Saliency
+from tagmask.types import Dataset, LabelMap
 from tagmask.work import Work
 
 CHOICES = {"policy": ("step", "poly"), "loss": ("hybrid", "ce")}
@@ -119,15 +119,10 @@ def run(data: Dataset, work: Work, options: Options) -> Outcome:
         steps["after the CRF"] = masks
     else:
         saliency = saliency_maps(work, data.train, options.saliency)
-        masks = work.each("against-saliency", against_saliency, activation, saliency)
+        masks = work.each("against-saliency", salient_labels, activation, saliency)
         steps["against saliency"] = masks
     end = retrain(work, data, masks, options)
     return Outcome(
         masks=end.masks, segmenter=end.segmenter, activation=activation, seeds=seeds, threshold=chosen,
         steps={**steps, **end.steps}, predict=end.predict, saliency=saliency, supervision=supervision_of(options.saliency),
     )  # fmt: skip
-
-
-def against_saliency(activation: Activation, saliency: Saliency) -> LabelMap:
-    """Label by the paper's rule."""
-    return salient_labels(activation, saliency.unit)
