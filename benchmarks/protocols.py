@@ -295,7 +295,7 @@ DESK = {
     "ficklenet, without chance, mbd": Row("ficklenet", {**DESK_FICKLE, "saliency": "mbd", "dropout": 0.0, "looks": 1}),
     "augmented_feedback": Row("augmented_feedback", DESK_FEEDBACK),
     "augmented_feedback, without GrabCut": Row("augmented_feedback", {**DESK_FEEDBACK, "middle": "none"}),
-    "augmented_feedback, segments": Row("augmented_feedback", {**DESK_FEEDBACK, "proposals": "segments"}),
+    "augmented_feedback, boxes": Row("augmented_feedback", {**DESK_FEEDBACK, "proposals": "selective-search"}),
     "inter_image_instances": Row("inter_image_instances", DESK_INSTANCES),
     "inter_image_instances, without noise": Row("inter_image_instances", {**DESK_INSTANCES, "keep": 1.0}),
     "inter_image_instances, without graph and noise": Row(

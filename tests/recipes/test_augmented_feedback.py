@@ -72,12 +72,13 @@ def test_without_the_localiser_the_segmenter_teaches_itself(toy, folder, tmp_pat
     assert not (tmp_path / "run" / "localiser-1").exists()
 
 
-def test_segments_vote_too(toy, folder, tmp_path):
-    done = go(METHOD, toy, tmp_path / "run", store=folder / "store", rounds=2, proposals="segments")
+def test_segments_vote_or_boxes(toy, folder, tmp_path):
+    done = go(METHOD, toy, tmp_path / "run", store=folder / "store", rounds=2, proposals="selective-search")
     assert done.metrics["extra_supervision"] == "none"
-    name = toy.train[0].name
-    with np.load(tmp_path / "run" / "proposals" / f"{name}.npz") as held:
-        assert len(held["masks"]) == len(held["boxes"]) > 0
+    for run, segments in ((folder / "run", True), (tmp_path / "run", False)):
+        with np.load(run / "proposals" / f"{toy.train[0].name}.npz") as held:
+            assert len(held["boxes"]) > 0
+            assert len(held["masks"]) == segments * len(held["boxes"])
 
 
 @pytest.mark.parametrize(

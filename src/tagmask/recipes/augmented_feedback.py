@@ -37,7 +37,7 @@ class Options:
     scales: tuple[float, ...] = (1.0,)  # scales of the photo at which activations are summed; ours (CAM)
     flip: bool = False  # sum the activations of the mirror image too; ours (CAM)
     threshold: float = 0.0  # background threshold of the activations, to compare with (0: choose it); ours
-    proposals: str = "selective-search"  # that, segments, a COCO json or a folder (docs/data.md); paper (and MCG)
+    proposals: str = "segments"  # that, selective-search, a COCO json or a folder (docs/data.md); ours (paper: MCG's)
     most: int = 200  # boxes of a photo that are looked at, the surest or else the largest; ours (recalled: 2000)
     ring: float = 0.2  # a box's first score: activation in it less that around it, so wide by its sides; ours
     stretch: bool = True  # divide the first scores of a photo and tag by the best one; ours
