@@ -48,7 +48,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 # How long and how fast: desk is some ten minutes a row on two cores, full what the specification says.
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    "desk": {"epochs": 6.0, "batch": 8, "rate": 3e-4, "head_rate": 10.0},
+    "desk": {"epochs": 4.0, "batch": 8, "rate": 3e-4, "head_rate": 10.0},
     "full": {"epochs": 48.0, "batch": 8, "rate": 1e-4, "head_rate": 10.0},
 }
 FOLDS = 5  # clip n of the sorted ones is in fold n mod 5; source: video_data
