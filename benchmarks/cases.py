@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from tagmask.activate import multi_scale_cam
 from tagmask.ahead import computed
+from tagmask.allocator import give_memory_back, keep_memory
 from tagmask.data.toy import draw_scene
 from tagmask.fickle import fickle_maps
 from tagmask.nets.backbones import Backbone, build_backbone
@@ -249,6 +250,24 @@ def training_crf(photos: Path | None) -> Iterator[Case]:
     )  # fmt: skip
 
 
+def kept_memory(photos: Path | None) -> Iterator[Case]:
+    """A training step whose freed memory stays with the process, as the command line has it, beside glibc's way."""
+    torch.manual_seed(0)
+    backbone = Backbone("mobilenetv2_100", weights="none", output_stride=16, norm="frozen", freeze=2)
+    network = build_segmenter("deeplab-v3", backbone, 21, width=256).train()
+    images = torch.rand(16, 3, 192, 192).contiguous(memory_format=torch.channels_last)
+
+    def step(memory: Callable[[], bool]) -> None:
+        memory()
+        for _ in range(4):
+            network(images).logsumexp(dim=1).mean().backward()
+
+    yield Case(
+        "training step", "deeplab-v3 on MobileNetV2, 16 photos 192x192", "the same, freed memory given back",
+        partial(step, keep_memory), partial(step, give_memory_back), threads=torch.get_num_threads(), weigh=False,
+    )  # fmt: skip
+
+
 def looks(photos: Path | None) -> Iterator[Case]:
     """FickleNet's 200 looks at a photo beside one: the trunk sees it once, and a look is a sum over kept places."""
     (image,) = pictures(photos, 1, (257, 257))
@@ -288,6 +307,7 @@ CASES = {
     "walk": walking,
     "cam": activation,
     "training": training_crf,
+    "memory": kept_memory,
     "looks": looks,
     "superpixels": superpixels,
 }

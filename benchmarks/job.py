@@ -21,6 +21,7 @@ from benchmarks.results import SEVEN
 from benchmarks.speed import ROOT, machine, render
 
 import tagmask
+from tagmask.allocator import keep_memory
 from tagmask.data.photos import Photos, Truth
 from tagmask.files import write_json
 from tagmask.nets.classifier import Classifier
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="mobilenetv2_100")
     parser.add_argument("--runs", type=Path, default=ROOT / "local" / "job", help="emptied before")
     given = parser.parse_args()
+    keep_memory()
     protocol = PROTOCOLS["desk"]
     data = tagmask.load_data(given.data, train_split=protocol.train_split)
     shutil.rmtree(given.runs, ignore_errors=True)

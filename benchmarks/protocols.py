@@ -294,6 +294,7 @@ DESK = {
     "ficklenet, mbd": Row("ficklenet", {**DESK_FICKLE, "saliency": "mbd"}),
     "ficklenet, without chance, mbd": Row("ficklenet", {**DESK_FICKLE, "saliency": "mbd", "dropout": 0.0, "looks": 1}),
     "augmented_feedback": Row("augmented_feedback", DESK_FEEDBACK),
+    "augmented_feedback, two rounds": Row("augmented_feedback", {**DESK_FEEDBACK, "rounds": 2}),
     "augmented_feedback, without GrabCut": Row("augmented_feedback", {**DESK_FEEDBACK, "middle": "none"}),
     "augmented_feedback, boxes": Row("augmented_feedback", {**DESK_FEEDBACK, "proposals": "selective-search"}),
     "inter_image_instances": Row("inter_image_instances", DESK_INSTANCES),

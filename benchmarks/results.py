@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 import tagmask
+from tagmask.allocator import keep_memory
 from tagmask.data.pixels import read_mask
 from tagmask.files import read_json, write_json
 from tagmask.saliency import NOTE
@@ -46,6 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=Path, default=ROOT / "local", help="where runs and the shared store are kept")
     given = parser.parse_args()
+    keep_memory()
     protocol = PROTOCOLS[given.protocol]
     unknown = [name for name in given.rows or () if name not in protocol.rows]
     if unknown:

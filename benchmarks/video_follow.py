@@ -22,6 +22,7 @@ from benchmarks.results import ROOT, _commit, _flags
 from numpy.typing import NDArray
 
 import tagmask
+from tagmask.allocator import keep_memory
 from tagmask.data import load_photo, read_mask
 from tagmask.files import read_json, write_json
 from tagmask.runs import choose_device, device_name
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "local", help="where runs are kept")
     parser.add_argument("--out", type=Path, default=OUT, help="the table (docs/results-video.json)")
     given = parser.parse_args()
+    keep_memory()
     clips = tagmask.load_data(given.clips)
     for name in given.rows or [*BASELINES, *ROWS, TUNED]:
         for seed in given.seeds if name not in BASELINES else [0]:

@@ -22,6 +22,7 @@ from benchmarks.results import ROOT, _commit
 from numpy.typing import NDArray
 
 import tagmask
+from tagmask.allocator import keep_memory
 from tagmask.data.photos import Truth
 from tagmask.data.pixels import read_image
 from tagmask.evaluate import Confusion
@@ -75,6 +76,7 @@ def main() -> None:
         "--set", nargs="+", default=[], metavar="NAME=VALUE", help="other options, as JSON, for all rows"
     )
     given = parser.parse_args()
+    keep_memory()
     given.common = {**DESK, **{name: _value(text) for name, _, text in (word.partition("=") for word in given.set)}}
     data = without_leak(tagmask.load_data(given.data))
     clip = Clip(data)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from tagmask.allocator import keep_memory
 from tagmask.errors import OptionError, RunError, TagmaskError
 from tagmask.flags import data_choice, data_flags, run_flags, saliency_flags, training_choice, verified_data
 from tagmask.registry import find_method, methods
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A thread that waits for the others of its layer must not burn its core: beside any other work on the machine, training
     # was ten times as slow. Read when torch is loaded, which no verb has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_memory()
     try:
         parsed = _parser(words).parse_args(words)
         parsed.words = words
