@@ -144,15 +144,19 @@ def _columns(rows: Sequence[ImageRow]) -> list[str]:
 
 
 def _groups(rows: Sequence[ImageRow], shown: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the groups that have rows, in the order of ``GROUPS``, with every picture drawn."""
+    """Return the groups that have rows, in the order of ``GROUPS``, with every picture drawn, a photo in two of them once."""
     count = sum(len(shown) + max(len(row.activation) - 1, 0) for row in rows)
     budget = min(PICTURE_BYTES // max(count, 1), PICTURE_AT_MOST)
+    drawn: dict[str, dict[str, Any]] = {}
     groups = []
     for name, (with_truth, without) in GROUPS.items():
         members = [row for row in rows if row.group == name]
         if members:
             sentence = with_truth if any(row.score is not None for row in members) else without
-            groups.append({"name": name, "sentence": sentence, "rows": [_draw(row, shown, budget) for row in members]})
+            for row in members:
+                if row.name not in drawn:
+                    drawn[row.name] = _draw(row, shown, budget)
+            groups.append({"name": name, "sentence": sentence, "rows": [drawn[row.name] for row in members]})
     return groups
 
 
