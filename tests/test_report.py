@@ -185,7 +185,9 @@ def test_every_metric_may_be_missing_or_null(tmp_path: Path) -> None:
 def test_without_masks_the_page_says_so_and_shows_no_score(tmp_path: Path) -> None:
     unmeasured = {key: METRICS[key] for key in METRICS if key not in MEASURED}
     unmeasured["threshold_choice"] = {**METRICS["threshold_choice"], "threshold": 0.37}
-    page = page_of(tmp_path, metrics=unmeasured, rows=[row(truth=None, score=None), row(seeds=None, truth=None)])
+    page = page_of(
+        tmp_path, metrics=unmeasured, rows=[row(truth=None, score=None), row(name="two", seeds=None, truth=None)]
+    )
     text = read(page).text
     assert "No masks were given, so nothing here is measured against truth." in text
     assert "0.37" in text
