@@ -98,7 +98,7 @@ def trained(given: argparse.Namespace, name: str, seed: int, clips: Dataset) -> 
     options = {**PROTOCOLS[given.protocol], **ROWS[name]}
     out = folder(given, name, seed)
     command = (
-        f"tagmask fit-tracker DIR --train-split {given.photos_split} --backbone {given.backbone} --weights FILE "
+        f"tagmask fit-tracker DIR --out RUN --train-split {given.photos_split} --backbone {given.backbone} --weights FILE "
         f"--freeze {FREEZE[given.protocol]} --seed {seed} {_flags(options)}"
     )
     if (out / "row.json").exists():
@@ -120,7 +120,9 @@ def tuned(given: argparse.Namespace, seed: int, clips: Dataset) -> dict[str, Any
     """Go on with the tracker "all" on the clips of the other folds, and run each fold's tracker on its own clips."""
     trained(given, "all", seed, clips)
     start, out = folder(given, "all", seed), folder(given, TUNED, seed)
-    command = f"tagmask fit-tracker CLIPS_OF_OTHER_FOLDS --start RUN --freeze 3 --seed {seed} {_flags(TUNING)}"
+    command = (
+        f"tagmask fit-tracker CLIPS_OF_OTHER_FOLDS --out TUNED --start RUN --freeze 3 --seed {seed} {_flags(TUNING)}"
+    )
     if (out / "row.json").exists():
         return dict(read_json(out / "row.json"))
     parts, minutes = [], 0.0
