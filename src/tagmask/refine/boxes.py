@@ -5,7 +5,7 @@ Boxes are int (n, 4), x0, y0, x1, y1 in pixels, the ends excluded, so that a box
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -55,9 +55,10 @@ def mask_of(boxes: Boxes, index: int) -> NDArray[np.bool_]:
     return mask
 
 
-def packed(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
+def packed(masks: Iterable[NDArray[np.bool_]]) -> NDArray[np.uint8]:
     """Return n masks (H, W) as bits, uint8 (n, ceil(H W / 8)); of length 0 without masks."""
-    return np.stack([np.packbits(mask) for mask in masks]) if len(masks) else np.zeros((0, 0), dtype=np.uint8)
+    rows = [np.packbits(mask) for mask in masks]
+    return np.stack(rows) if rows else np.zeros((0, 0), dtype=np.uint8)
 
 
 def strongest_apart(

@@ -71,6 +71,6 @@ def segments(
         whole = np.bincount(part.ravel(), minlength=len(total)) >= inside * total
         if whole.any():
             found.setdefault(whole.tobytes(), whole)
-    masks = [whole[ids] for whole in found.values()]
-    around = [box for mask in masks if (box := box_of(mask))]
-    return np.array(around, dtype=np.int32).reshape(-1, 4), packed(masks)
+    # One mask at a time: hundreds of a large photo do not fit into memory until they are bits.
+    around = [box_of(whole[ids]) for whole in found.values()]
+    return np.array(around, dtype=np.int32).reshape(-1, 4), packed(whole[ids] for whole in found.values())
