@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tagmask.refine.windows import ABREAST, attention, dots, mixes, spreads
+from tagmask.refine.windows import ABREAST, dots, mixes, spreads
 
 CASES = [  # frames' radii, grid, channels, heads
     ((0,), (1, 1), 1, 1),
@@ -74,24 +74,3 @@ def test_arrays_may_lie_in_memory_as_they_like():
     )
     plain = spreads(weights, where, queries, maps.shape, radii, present)
     assert np.array_equal(plain, spreads(turned[2], where, turned[1], maps.shape, radii, present))
-
-
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("biased", [False, True])
-def test_attention_is_products_a_softmax_and_sums(case, biased):
-    _, _, _, heads = case
-    keys, where, queries, radii, present = drawn(*case)
-    values = drawn(*case, seed=1)[0]
-    present[-1] = True
-    scores = dots(queries, where, keys, radii, present, heads, -np.inf).astype(np.float64)
-    bias = np.random.default_rng(2).normal(size=scores.shape[1:]).astype(np.float32) if biased else None
-    weights = np.exp(scores + (0 if bias is None else bias))
-    weights = (weights / weights.sum(axis=2, keepdims=True)).astype(np.float32)
-    found = attention(queries, where, keys, values, radii, present, bias, heads)
-    np.testing.assert_allclose(found, mixes(weights, where, values, radii, present), atol=1e-5)
-
-
-def test_large_products_are_no_trouble():
-    keys, where, queries, radii, present = drawn((2,), (4, 5), 4, 1)
-    found = attention(queries * 1000, where, keys, keys, radii, present, None, 1)
-    assert np.isfinite(found).all()

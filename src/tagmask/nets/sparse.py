@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tagmask.errors import OptionError, did_you_mean
 from tagmask.refine import windows
+from tagmask.refine.window_attention import attention
 
 SCALES = ("unit", "root", "none")
 CHOICES = ("top", "random", "lowest")
@@ -149,7 +150,7 @@ def _attention(
         for some, places, k, v, p in images
         for q, w in zip(np.array_split(some, parts), np.array_split(places, parts), strict=True)
     ]
-    return torch.from_numpy(np.concatenate(_by_threads(windows.attention, pieces))).view(queries.shape)
+    return torch.from_numpy(np.concatenate(_by_threads(attention, pieces))).view(queries.shape)
 
 
 def window_scores(

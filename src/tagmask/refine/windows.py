@@ -9,41 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tagmask.refine.lanes import exponential, fill, lanes, larger, largest, load, store, total
+from tagmask.refine.lanes import fill, lanes, load, store
 from tagmask.refine.lattice import compiled
 
 ABREAST = 16  # cells of a window's row that are computed side by side  # ours
 
 Floats = NDArray[np.float32]
-
-
-def attention(
-    queries: Floats,
-    where: NDArray[np.int64],
-    keys: Floats,
-    values: Floats,
-    radii: NDArray[np.int64],
-    present: NDArray[np.bool_],
-    bias: Floats | None,
-    heads: int,
-) -> Floats:
-    """Return what k queries (k, D) read from the ``values`` around them, by the softmax of their products with ``keys``.
-
-    ``bias`` (heads, n) is added to the products. The same as ``dots``, a softmax and ``mixes``, but no more than the scores
-    of one query are ever held.
-    """
-    _, height, width, depth = keys.shape
-    along, reach = _along(keys, radii)
-    columns = int(((2 * radii + 1) ** 2).sum())
-    added = np.zeros((heads, -(-columns // ABREAST) * ABREAST), dtype=np.float32)
-    if bias is not None:
-        added[:, :columns] = bias
-    read = np.empty((len(queries), depth), dtype=np.float32)
-    _attention(
-        np.ascontiguousarray(queries), where, along, np.ascontiguousarray(values).reshape(-1, depth), reach, height, width,
-        radii, present, columns, added, read, np.zeros((1, ABREAST), dtype=np.float32), lanes(ABREAST), lanes(depth // heads),
-    )  # fmt: skip
-    return read
 
 
 def dots(
@@ -111,66 +82,6 @@ def _along(maps: Floats, radii: NDArray[np.int64]) -> tuple[Floats, int]:
 
 
 @compiled()
-def _attention(
-    queries: Floats,
-    where: NDArray[np.int64],
-    along: Floats,
-    cells: Floats,
-    left: int,
-    height: int,
-    width: int,
-    radii: NDArray[np.int64],
-    present: NDArray[np.bool_],
-    columns: int,
-    bias: Floats,
-    read: Floats,
-    spare: Floats,
-    abreast: tuple[np.float32, ...],
-    each: tuple[np.float32, ...],
-) -> None:
-    """Fill ``read`` (k, D)."""
-    heads, room = bias.shape
-    scores = np.empty((heads, room), dtype=np.float32)
-    for n in range(len(queries)):
-        y, x = where[n] // width, where[n] % width
-        _dots_of(
-            queries,
-            n,
-            y,
-            x,
-            along,
-            left,
-            height,
-            width,
-            radii,
-            present,
-            heads,
-            np.float32(-np.inf),
-            scores,
-            0,
-            spare,
-            abreast,
-        )
-        for head in range(heads):
-            scores[head, columns:] = -np.inf
-            most = fill(np.float32(-np.inf), abreast)
-            for start in range(0, room, ABREAST):
-                value = load(scores, head, start, abreast) + load(bias, head, start, abreast)
-                store(scores, head, start, value)
-                most = larger(most, value)
-            shift = fill(largest(most), abreast)
-            summed = fill(np.float32(0), abreast)
-            for start in range(0, room, ABREAST):
-                value = exponential(load(scores, head, start, abreast) - shift)
-                store(scores, head, start, value)
-                summed = summed + value
-            share = fill(np.float32(1) / total(summed), abreast)
-            for start in range(0, room, ABREAST):
-                store(scores, head, start, load(scores, head, start, abreast) * share)
-        _mix_of(scores, 0, y, x, cells, height, width, radii, present, read, n, each)
-
-
-@compiled()
 def _dots(
     queries: Floats,
     where: NDArray[np.int64],
@@ -187,87 +98,48 @@ def _dots(
     abreast: tuple[np.float32, ...],
 ) -> None:
     """Fill ``scores`` (k heads, n)."""
-    for n in range(len(queries)):
-        y, x = where[n] // width, where[n] % width
-        _dots_of(
-            queries,
-            n,
-            y,
-            x,
-            along,
-            left,
-            height,
-            width,
-            radii,
-            present,
-            heads,
-            outside,
-            scores,
-            n * heads,
-            spare,
-            abreast,
-        )
-
-
-@compiled()
-def _dots_of(
-    queries: Floats,
-    n: int,
-    y: int,
-    x: int,
-    along: Floats,
-    left: int,
-    height: int,
-    width: int,
-    radii: NDArray[np.int64],
-    present: NDArray[np.bool_],
-    heads: int,
-    outside: np.float32,
-    scores: Floats,
-    first: int,
-    spare: Floats,
-    abreast: tuple[np.float32, ...],
-) -> None:
-    """Fill the rows of ``scores`` from ``first`` on, one a head, for query ``n`` at y, x."""
     depth, columns = queries.shape[1], scores.shape[1]
     each = depth // heads
-    column = 0
-    for t in range(len(radii)):
-        reach = radii[t]
-        side = 2 * reach + 1
-        for row in range(y - reach, y + reach + 1):
-            if row < 0 or row >= height or not present[t]:
-                scores[first : first + heads, column : column + side] = outside
+    for n in range(len(queries)):
+        y, x, first, column = where[n] // width, where[n] % width, n * heads, 0
+        for t in range(len(radii)):
+            reach = radii[t]
+            side = 2 * reach + 1
+            for row in range(y - reach, y + reach + 1):
+                if row < 0 or row >= height or not present[t]:
+                    scores[first : first + heads, column : column + side] = outside
+                    column += side
+                    continue
+                for head in range(heads):
+                    for begin in range(0, side, ABREAST):
+                        start = left + x - reach + begin
+                        channel, base = head * each, (t * height + row) * depth
+                        a = fill(np.float32(0), abreast)
+                        b, c, d = a, a, a  # four sums, for each addition waits for the one before
+                        while channel + 4 <= (head + 1) * each:
+                            at = base + channel
+                            a = a + fill(queries[n, channel], abreast) * load(along, at, start, abreast)
+                            b = b + fill(queries[n, channel + 1], abreast) * load(along, at + 1, start, abreast)
+                            c = c + fill(queries[n, channel + 2], abreast) * load(along, at + 2, start, abreast)
+                            d = d + fill(queries[n, channel + 3], abreast) * load(along, at + 3, start, abreast)
+                            channel += 4
+                        while channel < (head + 1) * each:
+                            a = a + fill(queries[n, channel], abreast) * load(along, base + channel, start, abreast)
+                            channel += 1
+                        summed = (a + b) + (c + d)
+                        if column + begin + ABREAST <= columns:
+                            store(
+                                scores, first + head, column + begin, summed
+                            )  # what is too much the next row overwrites
+                        else:
+                            store(spare, 0, 0, summed)
+                            for i in range(min(ABREAST, side - begin)):
+                                scores[first + head, column + begin + i] = spare[0, i]
+                    for i in range(0, min(side, reach - x)):
+                        scores[first + head, column + i] = outside
+                    for i in range(max(0, width - x + reach), side):
+                        scores[first + head, column + i] = outside
                 column += side
-                continue
-            for head in range(heads):
-                for begin in range(0, side, ABREAST):
-                    start = left + x - reach + begin
-                    channel, base = head * each, (t * height + row) * depth
-                    a = fill(np.float32(0), abreast)
-                    b, c, d = a, a, a  # four sums, for each addition waits for the one before
-                    while channel + 4 <= (head + 1) * each:
-                        at = base + channel
-                        a = a + fill(queries[n, channel], abreast) * load(along, at, start, abreast)
-                        b = b + fill(queries[n, channel + 1], abreast) * load(along, at + 1, start, abreast)
-                        c = c + fill(queries[n, channel + 2], abreast) * load(along, at + 2, start, abreast)
-                        d = d + fill(queries[n, channel + 3], abreast) * load(along, at + 3, start, abreast)
-                        channel += 4
-                    while channel < (head + 1) * each:
-                        a = a + fill(queries[n, channel], abreast) * load(along, base + channel, start, abreast)
-                        channel += 1
-                    summed = (a + b) + (c + d)
-                    if column + begin + ABREAST <= columns:
-                        store(scores, first + head, column + begin, summed)  # what is too much the next row overwrites
-                    else:
-                        store(spare, 0, 0, summed)
-                        for i in range(min(ABREAST, side - begin)):
-                            scores[first + head, column + begin + i] = spare[0, i]
-                for i in range(0, min(side, reach - x)):
-                    scores[first + head, column + i] = outside
-                for i in range(max(0, width - x + reach), side):
-                    scores[first + head, column + i] = outside
-            column += side
 
 
 @compiled()
@@ -286,44 +158,27 @@ def _mixes(
     heads = mixed.shape[1] // len(each)
     for n in range(len(mixed)):
         y, x = where[n] // width, where[n] % width
-        _mix_of(weights, n * heads, y, x, cells, height, width, radii, present, mixed, n, each)
-
-
-@compiled()
-def _mix_of(
-    weights: Floats,
-    first: int,
-    y: int,
-    x: int,
-    cells: Floats,
-    height: int,
-    width: int,
-    radii: NDArray[np.int64],
-    present: NDArray[np.bool_],
-    mixed: Floats,
-    n: int,
-    each: tuple[np.float32, ...],
-) -> None:
-    """Fill row ``n`` of ``mixed`` from the rows of ``weights`` from ``first`` on, one a head, for a query at y, x."""
-    for head in range(mixed.shape[1] // len(each)):
-        place, channel, column = first + head, head * len(each), 0
-        a = fill(np.float32(0), each)
-        b = a
-        for t in range(len(radii)):
-            reach = radii[t]
-            side = 2 * reach + 1
-            for row in range(y - reach, y + reach + 1):
-                if 0 <= row < height and present[t]:
-                    base, offset, stop = (t * height + row) * width, column - x + reach, min(width, x + reach + 1)
-                    i = max(0, x - reach)
-                    while i + 2 <= stop:
-                        a = a + fill(weights[place, offset + i], each) * load(cells, base + i, channel, each)
-                        b = b + fill(weights[place, offset + i + 1], each) * load(cells, base + i + 1, channel, each)
-                        i += 2
-                    if i < stop:
-                        a = a + fill(weights[place, offset + i], each) * load(cells, base + i, channel, each)
-                column += side
-        store(mixed, n, channel, a + b)
+        for head in range(heads):
+            place, channel, column = n * heads + head, head * len(each), 0
+            a = fill(np.float32(0), each)
+            b = a
+            for t in range(len(radii)):
+                reach = radii[t]
+                side = 2 * reach + 1
+                for row in range(y - reach, y + reach + 1):
+                    if 0 <= row < height and present[t]:
+                        base, offset, stop = (t * height + row) * width, column - x + reach, min(width, x + reach + 1)
+                        i = max(0, x - reach)
+                        while i + 2 <= stop:
+                            a = a + fill(weights[place, offset + i], each) * load(cells, base + i, channel, each)
+                            b = b + fill(weights[place, offset + i + 1], each) * load(
+                                cells, base + i + 1, channel, each
+                            )
+                            i += 2
+                        if i < stop:
+                            a = a + fill(weights[place, offset + i], each) * load(cells, base + i, channel, each)
+                    column += side
+            store(mixed, n, channel, a + b)
 
 
 @compiled()
