@@ -10,6 +10,7 @@ of folds goes on with the tracker "all" on the frames of the other clips, fold b
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -110,10 +111,18 @@ def trained(given: argparse.Namespace, name: str, seed: int, clips: Dataset) -> 
     row = {
         **_head(given, name, seed), "options": _flags(ROWS[name]), "command": command,
         "minutes": round(read_json(out / "tracker" / "cost.json")["seconds"] / 60, 2),
-        "parameters": sum(value.numel() for value in tracker.network.parameters()), **found,
+        "parameters": sum(value.numel() for value in tracker.network.parameters()), "photo_loss": photo_loss(out), **found,
     }  # fmt: skip
     write_json(out / "row.json", row)
     return row
+
+
+def photo_loss(out: Path) -> float:
+    """Return pixels and overlap of the loss on the photos, the mean over the last fifth of the training: lower is better."""
+    lines = (out / "tracker" / "curve.jsonl").read_text(encoding="utf-8").splitlines()
+    points = [json.loads(line) for line in lines]
+    last = [one["pixels"] + one["overlap"] for one in points if one["step"] >= 0.8 * points[-1]["step"]]
+    return round(float(np.mean(last)), 4)
 
 
 def tuned(given: argparse.Namespace, seed: int, clips: Dataset) -> dict[str, Any]:

@@ -114,16 +114,30 @@ def test_weak_directions_are_amplified_no_more_than_told():
         isometric(rows, eps=-0.1)
 
 
-def test_under_half_precision_it_is_computed_in_full_and_the_mix_is_a_constant_for_the_gradient():
-    rows = template(1, rows=30, channels=8).float().requires_grad_()
+def test_under_half_precision_it_is_computed_in_full():
+    rows = template(1, rows=30, channels=8).float()
     with torch.autocast(device_type="cpu", dtype=torch.bfloat16):
         done = isometric(rows)
     assert done.dtype == torch.float32
     torch.testing.assert_close(done, isometric(rows))
-    pull = torch.rand(30, 8)
-    (gradient,) = torch.autograd.grad((done * pull).sum(), rows)
-    mix = torch.linalg.lstsq(rows.detach().double(), done.detach().double()).solution.float()
-    torch.testing.assert_close(gradient, pull @ mix.T, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("eps", "most"), [(0.0, math.inf), (0.2, math.inf), (0.0, 1.5), (5.0, math.inf)])
+@pytest.mark.parametrize("reference", [None, torch.tensor([0.7], dtype=torch.float64)])
+def test_the_gradient_is_that_of_finite_differences(eps, most, reference):
+    rows = template(1, rows=12, channels=4, decades=1.0).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda rows: isometric(rows, eps=eps, most=most, reference=reference), rows)
+
+
+def test_the_gradient_is_finite_where_directions_are_alike():
+    rows = (
+        3 * torch.linalg.qr(torch.randn(12, 4, dtype=torch.float64))[0]
+    ).requires_grad_()  # all singular values are 3
+    assert torch.autograd.gradcheck(isometric, rows)
+    for few in (torch.zeros(9, 4), torch.ones(1, 6), torch.rand(5, 64)):
+        few.requires_grad_()
+        (gradient,) = torch.autograd.grad(isometric(few, most=20.0).sum(), few)
+        assert gradient.isfinite().all()
 
 
 def test_correlations_are_products_of_rows_and_cells():

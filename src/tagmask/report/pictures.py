@@ -21,6 +21,7 @@ from tagmask.types import BACKGROUND, UNKNOWN
 Pixels = NDArray[np.uint8]
 
 SIDE = 320  # ours: the longer side of a thumbnail; sharp at 160 CSS pixels on a dense screen
+ENLARGED = 3  # ours: how much larger a small photo becomes at most
 # ours: WebP quality and blur in pixels, tried until a picture keeps to its budget; only noise needs the last
 ATTEMPTS = ((80, 0.0), (50, 0.0), (30, 1.0))
 
@@ -66,9 +67,9 @@ def oklab_to_linear_rgb(
 
 
 def thumbnail(photo: Pixels) -> Pixels:
-    """Return ``photo`` uint8 (H, W, 3) resized so that its longer side is ``SIDE`` pixels."""
+    """Return ``photo`` uint8 (H, W, 3) resized so that its longer side is ``SIDE`` pixels, if that does not enlarge it much."""
     height, width = photo.shape[:2]
-    scale = SIDE / max(height, width)
+    scale = min(SIDE / max(height, width), ENLARGED)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     return _resize(photo, size, cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 

@@ -27,27 +27,51 @@ def isometric(rows: Tensor, *, eps: float = 0.0, most: float = math.inf, referen
     [1 / (1 + eps), 1 + eps]. With ``eps`` 0 and N at least C, Y'Y is then a multiple of the unit matrix, so that the cosine
     of two pixels is that of their correlations Yx with the template; else the angles' tan(angle / 2) changes by the factor
     (1 + eps)^2 at most (Wielandt). ``most`` caps how far a weak direction is amplified. The C x C matrix that does it is
-    found in float64 and is a constant for the gradient, under AMP too; the result is float32 at least.
-    Source: singular value bounding (Jia et al. CVPR 2017), its use on templates: Si.
+    found in float64, under AMP too; the result is float32 at least. The gradient is that of the whole: taken for a constant,
+    the matrix would hide from a network that what it stretches is shrunk again.
+    Source: singular value bounding (Jia et al. CVPR 2017), its use on templates: Si; the gradient: ours.
     """
     if eps < 0 or most < 1:
         raise ValueError(f"expected eps of 0 or more and most of 1 or more, got {eps} and {most}")
     with torch.autocast(device_type=rows.device.type, enabled=False):
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        with torch.no_grad():
-            exact = rows.detach()
-            exact = exact if exact.device.type == "mps" else exact.double()  # which has no such numbers
-            gram = exact.mT @ exact
-            if not gram.isfinite().all():
-                return rows * torch.nan  # a training that has failed says so by its loss
-            squares, directions = torch.linalg.eigh(gram)  # (..., C), (..., C, C)
-            squares = squares.clamp(min=0)
-            mean = squares.mean(dim=-1, keepdim=True).sqrt() if reference is None else reference.to(exact)
-            share = squares.sqrt() / mean.clamp(min=torch.finfo(exact.dtype).tiny)
-            gain = share.clamp(min=1 / (1 + eps), max=1 + eps) / share.clamp(min=LEAST)
-            gain = gain.clamp(max=most)
-            mix = (directions * gain.unsqueeze(-2)) @ directions.mT  # (..., C, C)
-        return rows @ mix.to(rows.dtype)
+        exact = rows if rows.device.type == "mps" else rows.double()  # which has no such numbers
+        gram = exact.mT @ exact  # (..., C, C)
+        if not gram.isfinite().all():
+            return rows * torch.nan  # a training that has failed says so by its loss
+        trace = gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1, keepdim=True)
+        scale = trace if reference is None else reference.to(exact).square()
+        gram = gram / scale.clamp(min=torch.finfo(exact.dtype).tiny).unsqueeze(-1)
+        return rows @ _Gains.apply(gram, eps, most).to(rows.dtype)
+
+
+class _Gains(torch.autograd.Function):
+    """The matrix V diag(g) V' of gains that bring the roots of a Gram matrix's eigenvalues, V diag(l) V', within bounds.
+
+    For a change dG it changes by V (K * V' dG V) V' with K_ij = (g_i - g_j) / (l_i - l_j), the derivative of g where the
+    two are alike (Daleckii and Krein 1965). This stays finite where eigenvectors, and so the gradient of ``eigh``, do not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gram: Tensor, eps: float, most: float) -> Tensor:
+        squares, directions = torch.linalg.eigh(gram)  # (..., C), (..., C, C)
+        share = squares.clamp(min=LEAST**2).sqrt()
+        bounded = share.clamp(min=1 / (1 + eps), max=1 + eps)
+        gain = (bounded / share).clamp(max=most)
+        moved = (bounded != share) | (eps == 0)
+        slope = torch.where(moved & (gain < most) & (squares > LEAST**2), -gain / (2 * share**2), 0)
+        ctx.save_for_backward(squares, directions, gain, slope)
+        return (directions * gain.unsqueeze(-2)) @ directions.mT
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        squares, directions, gain, slope = ctx.saved_tensors
+        apart = squares.unsqueeze(-1) - squares.unsqueeze(-2)
+        alike = apart.abs() <= torch.finfo(squares.dtype).eps ** 0.5 * squares.amax(dim=-1)[..., None, None]
+        quotients = (gain.unsqueeze(-1) - gain.unsqueeze(-2)) / apart.masked_fill(alike, 1)
+        quotients = torch.where(alike, (slope.unsqueeze(-1) + slope.unsqueeze(-2)) / 2, quotients)
+        pull = directions.mT @ gradients[0] @ directions
+        return directions @ (quotients * (pull + pull.mT) / 2) @ directions.mT, None, None
 
 
 def correlate(rows: Tensor, embedding: Tensor) -> Tensor:
