@@ -28,6 +28,7 @@ from tagmask.video.triplets import ClipTriplets, PhotoTriplets
 from tagmask.work import Job, Work
 
 METHOD = "fit-tracker"
+REVISION = 2
 OPTIMIZERS = ("adam", "sgd")
 
 
