@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from numpy.typing import NDArray
 
 from tagmask.data.pixels import palette
@@ -99,16 +100,9 @@ def write_report(path: Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """Return the page as text."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     metrics = report.metrics
     shown = _columns(report.rows)
-    return environment.get_template("page.html").render(
+    return _template().render(
         report=report,
         verdict=tables.verdict(metrics),
         facts=tables.facts(metrics),
@@ -128,6 +122,18 @@ def render(report: Report) -> str:
         colours=[_css(colour) for colour in palette()[: len(report.classes)]],
         heat=", ".join(_css(colour) for colour in pictures.heat_ramp()[::15]),
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")
 
 
 def _columns(rows: Sequence[ImageRow]) -> list[str]:
