@@ -18,7 +18,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 demo: setup     ## draw photos, run cam and full on them, compare; then look at demo/cam/report.html
 	$(BIN)/tagmask demo --out demo
 
-test: setup     ## the fast tests (about 4 minutes on 2 cores)
+test: setup     ## the fast tests (about 3 minutes on 2 cores)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 test-slow: setup  ## the tests that need minutes, real data or a peer package

@@ -36,24 +36,35 @@ def main() -> None:
     folder = parser.parse_args().runs / "video-label"
     rows = read_json(TABLE) if TABLE.exists() else []
     if (folder / "rows.json").exists():
-        rows = [row for row in rows if row["task"] != "label"] + labelled(folder)
+        rows = [row for row in rows if not row["task"].startswith("label")] + labelled(folder)
         write_json(TABLE, rows)
     render(rows)
 
 
 def labelled(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of labelled frames with their differences to the control, and to ``stt``, of the same seed."""
-    rows = []
-    for row in read_json(folder / "rows.json"):
-        others = [other for other in ("control", *(["stt"] if row["row"] in COMPARED else [])) if other != row["row"]]
-        against = {}
-        for other in others:
-            there = folder / "counts" / f"{other}-{row['seed']}.npz"
-            if there.exists():
-                found = video_label.differences(there, folder / "counts" / row["counts"])
-                against[other] = {name: [one.value, one.low, one.high] for name, one in found.items()}
-        rows.append({"task": "label", "against": against, **row})
-    return rows
+    """Return the rows of labelled frames, and for rows of several seeds one of their means.
+
+    Each has its differences to the control, and to ``stt`` those that are compared with it, of the same seeds.
+    """
+    rows = [{"task": "label", **row} for row in read_json(folder / "rows.json")]
+    for name in dict.fromkeys(row["row"] for row in rows):
+        same = [row for row in rows if row["row"] == name]
+        if len(same) > 1:
+            means = {key: sum(row[key] for row in same) / len(same) for key in ("miou", "tc", "vc_8")}
+            rows.append({"task": "label over seeds", "row": name, "seed": [row["seed"] for row in same], **means})
+    return [{**row, "against": against(folder / "counts", row["row"], row["seed"])} for row in rows]
+
+
+def against(folder: Path, name: str, seed: int | Sequence[int]) -> dict[str, Any]:
+    """Return by how much a row is above the control and, where it is compared with it, above ``stt``, with intervals."""
+    seeds = [seed] if isinstance(seed, int) else seed
+    found = {}
+    for other in ("control", *(["stt"] if name in COMPARED else [])):
+        theirs, own = ([folder / f"{row}-{one}.npz" for one in seeds] for row in (other, name))
+        if other != name and all(path.exists() for path in theirs):
+            differences = video_label.differences(theirs, own)
+            found[other] = {key: [one.value, one.low, one.high] for key, one in differences.items()}
+    return found
 
 
 def followed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -88,6 +99,7 @@ def render(rows: Sequence[dict[str, Any]]) -> None:
     page = environment.get_template("results_video.md.j2").render(
         follow=followed([row for row in rows if row["task"] == "follow"]),
         label=[row for row in rows if row["task"] == "label"],
+        seeds=[row for row in rows if row["task"] == "label over seeds"],
         attention=sorted(
             (row for row in rows if row["task"] == "attention"),
             key=lambda row: ("frames" in row, row.get("cells", 0), row.get("frames", 0)),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -193,18 +193,24 @@ def table(folder: Path, against: str = "control") -> str:
         lines.append(f"{row['row']:<26} {row['seed']:>4} {' '.join(shown)} {row['minutes']:>8.1f}")
         if there.exists() and row["row"] != against:
             lines[-1] += "".join(
-                f"   {_told(one)}" for one in differences(there, folder / "counts" / row["counts"]).values()
+                f"   {_told(one)}" for one in differences([there], [folder / "counts" / row["counts"]]).values()
             )
     return "\n".join(lines)
 
 
-def differences(first: Path, second: Path) -> dict[str, Interval]:
-    """Return by how much the second row is above the first, with intervals by blocks of consecutive frames."""
-    with np.load(first) as one, np.load(second) as other:
-        return {
-            name: over_blocks(np.stack([one[part], other[part]], axis=1), difference(miou))
-            for name, part in (("miou", "frames"), ("tc", "pairs"))
-        }
+def differences(first: Sequence[Path], second: Sequence[Path]) -> dict[str, Interval]:
+    """Return by how much the second row is above the first, with intervals by blocks of consecutive frames.
+
+    Both are files of counts, one a seed, in the same order: the mean of the seeds' differences, on the same frames.
+    """
+    sides = [[np.load(path) for path in side] for side in (first, second)]
+    return {
+        name: over_blocks(
+            np.stack([np.stack([seed[part] for seed in side], axis=1) for side in sides], axis=1),
+            difference(lambda sums: np.stack([miou(sums[:, seed]) for seed in range(len(first))]).mean(axis=0)),
+        )
+        for name, part in (("miou", "frames"), ("tc", "pairs"))
+    }
 
 
 def _told(one: Interval) -> str:
