@@ -33,6 +33,7 @@ from tagmask.video.bootstrap import Interval, difference, miou, over_blocks
 from tagmask.video.consistency import TemporalConsistency, VideoConsistency, flow_name, motions
 from tagmask.video.fit_video import class_names, labelled
 from tagmask.video.label import FrameLabeller
+from tagmask.video.speed import measure as measured
 
 LEAK = ("0016E5", 7500, 8640)  # source: video_data
 FULL = 7  # frames at the beginning that do not count, for they have fewer before them
@@ -152,7 +153,10 @@ def measure(given: argparse.Namespace, data: Dataset, clip: Clip, name: str, see
     done = tagmask.fit_video(
         data, out, method=row.method, backbone=backbone, store=folder / "store", seed=seed, command=command, **options
     )
-    scores, counts = clip.score(labels_of(done.labeller(), clip, row.average))
+    labeller = done.labeller()
+    scores, counts = clip.score(labels_of(labeller, clip, row.average))
+    frames = list(clip.frames())
+    speed = None if row.average else measured(labeller.step, frames, start=labeller.reset)
     place = folder / "counts" / f"{name}-{seed}.npz"
     with whole(place) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **counts)
@@ -162,7 +166,8 @@ def measure(given: argparse.Namespace, data: Dataset, clip: Clip, name: str, see
         "row": name, "method": row.method, "options": options, "average": row.average, "seed": seed,
         "backbone": given.backbone, "device": metrics["device"], "minutes": metrics["minutes"], "stages": stages,
         "peak_mb": metrics["peak_mb"], "commit": _commit(), "command": command, "train_frames": metrics["train_frames"],
-        "frames": len(counts["frames"]), "pairs": len(counts["pairs"]), "counts": place.name, **scores,
+        "frames": len(counts["frames"]), "pairs": len(counts["pairs"]), "counts": place.name,
+        "speed": speed and speed.to_json(), **scores,
     }  # fmt: skip
 
 
