@@ -237,10 +237,10 @@ def test_flat_regions_score_nothing_and_their_border_much():
     maps[..., :6, 0] = 1
     maps[..., 6:, 1] = 3
     score = dissimilarity(maps, radius=2)[0]
-    assert score[:, :4].abs().max() < 1e-6
-    assert score[:, 8:].abs().max() < 1e-6
+    assert score[:, :4].abs().max() < 1e-5
+    assert score[:, 8:].abs().max() < 1e-5
     assert score[:, 5:7].min() > 1
-    assert (score >= -1e-6).all()
+    assert (score >= -1e-5).all()
     assert not dissimilarity(maps.requires_grad_(), radius=2).requires_grad
 
 

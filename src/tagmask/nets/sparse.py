@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from tagmask.errors import OptionError, did_you_mean
 from tagmask.refine import windows
 from tagmask.refine.window_attention import attention
+from tagmask.refine.window_likeness import likeness
 
 SCALES = ("unit", "root", "none")
 CHOICES = ("top", "random", "lowest")
 UNIT_TEMPERATURE = 0.1  # ours
+SHORTEST = 1e-12  # length of a cell's map that its directions are divided by at least  # ours
 LEAST_SHARED = 64  # queries a thread has at least  # ours
 AT_ONCE = 2**25  # numbers gathered at a time where nothing is compiled: 128 MiB  # ours
 
@@ -61,26 +63,44 @@ def dissimilarity(maps: Tensor, radius: int, scale: str = "unit") -> Tensor:
         raise OptionError(
             f"the scale of the dissimilarity is {scale!r}{did_you_mean(scale, SCALES)}; expected {', '.join(SCALES)}."
         )
-    count, height, width, depth = maps.shape
+    depth = maps.shape[3]
     maps = maps.float()
-    directions = functional.normalize(maps, dim=3)
-    cosines = _around(directions, radius)
-    if scale == "unit":
-        products = cosines / UNIT_TEMPERATURE
-    else:
-        products = _around(maps, radius) / (depth**0.5 if scale == "root" else 1)
-    there = torch.isfinite(cosines)
-    number = there.sum(dim=2)  # (B, h w)
-    divergence = products.logsumexp(dim=2) - torch.where(there, products, 0).sum(dim=2) / number - number.log()
-    distance = torch.where(there, 1 - cosines, 0).sum(dim=2) / number
-    return (divergence + distance).view(count, height, width)
+    number = _number(maps.shape[1:3], radius).to(maps.device)  # (h, w)
+    to_unit = 1 / torch.linalg.vector_norm(maps, dim=3).clamp(min=SHORTEST)  # (B, h, w)
+    factor = {"unit": to_unit / UNIT_TEMPERATURE**0.5, "root": depth**-0.25, "none": 1.0}[scale]
+    logs, sums = _likeness(maps, torch.ones_like(to_unit) * factor, radius)
+    cosines = UNIT_TEMPERATURE * sums if scale == "unit" else _likeness(maps, to_unit, radius)[1]
+    return (logs - sums / number - number.log()) + (1 - cosines / number)
 
 
-def _around(maps: Tensor, radius: int) -> Tensor:
-    """Return the dot products of all cells with those around them, (B, h w, (2 radius + 1)^2), -inf beyond the border."""
+def _number(grid: Sequence[int], radius: int) -> Tensor:
+    """Return of how many cells the window around each cell is, float (h, w)."""
+    rows, columns = (torch.arange(side) for side in grid)
+    high, wide = (
+        (places + radius + 1).clamp(max=len(places)) - (places - radius).clamp(min=0) for places in (rows, columns)
+    )
+    return (high[:, None] * wide).float()
+
+
+def _likeness(maps: Tensor, weights: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """Return the log of the sum of exponentials of products with the cells around, and their sum, both (B, h, w).
+
+    The cells of maps (B, h, w, D) are multiplied by their weights (B, h, w) before.
+    """
     count, height, width, depth = maps.shape
-    everywhere = torch.arange(height * width, device=maps.device).expand(count, -1)
-    return window_scores(maps.reshape(count, -1, depth), everywhere, maps[:, None], (radius,))[:, :, 0]
+    if not _compiles(maps):
+        maps = maps * weights[..., None]
+        everywhere = torch.arange(height * width, device=maps.device).expand(count, -1)
+        products = window_scores(maps.reshape(count, -1, depth), everywhere, maps[:, None], (radius,))[:, :, 0]
+        sums = products.masked_fill(products == -torch.inf, 0).sum(dim=2)
+        return products.logsumexp(dim=2).view(count, height, width), sums.view(count, height, width)
+    parts = max(1, torch.get_num_threads() // count)
+    bounds = [height * part // parts for part in range(parts + 1)]
+    images = zip(*(x.detach().contiguous().numpy() for x in (maps, weights)), strict=True)
+    jobs = [(*image, radius, *rows) for image in images for rows in pairwise(bounds) if rows[0] < rows[1]]
+    found = zip(*_by_threads(likeness, jobs), strict=True)
+    logs, sums = (torch.from_numpy(np.concatenate(part)).view(count, height, width) for part in found)
+    return logs, sums
 
 
 def chosen_cells(score: Tensor, share: float, choice: str = "top", draw: int | None = None) -> Tensor:
