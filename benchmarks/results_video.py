@@ -80,6 +80,12 @@ def followed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return shown
 
 
+def above(rows: Sequence[dict[str, Any]], method: str, other: str) -> list[tuple[int, Interval]]:
+    """Return of each seed of a row by how much it is above another row, which has no seeds."""
+    (known,) = [row for row in rows if row["method"] == other] or [None]
+    return [(row["seed"], difference(known, row)) for row in rows if known and row["method"] == method]
+
+
 def difference(first: dict[str, Any], second: dict[str, Any]) -> Interval:
     """Return by how much J&F of the second row is above the first's, with its interval over sequences."""
     clips = sorted(first["by_clip"])
@@ -98,6 +104,7 @@ def render(rows: Sequence[dict[str, Any]]) -> None:
     environment.filters["points"] = lambda value: "-" if value is None else f"{100 * value:.1f}"
     page = environment.get_template("results_video.md.j2").render(
         follow=followed([row for row in rows if row["task"] == "follow"]),
+        above_flow=above([row for row in rows if row["task"] == "follow"], "all", "flow"),
         label=[row for row in rows if row["task"] == "label"],
         seeds=[row for row in rows if row["task"] == "label over seeds"],
         attention=sorted(
