@@ -1,4 +1,4 @@
-"""What `benchmarks.speed` measures: one generator of cases for each group."""
+"""What `benchmarks.speed` measures: one generator of cases for each group, which imports its peer itself."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from benchmarks.speed import Case
 from PIL import Image, ImageOps
-from tests.refine.test_crf_peer import energies
-from tests.refine.test_crf_peer import peer as pydensecrf
 from torch.nn import functional
 
 from tagmask.activate import multi_scale_cam
@@ -60,6 +58,9 @@ def agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 
 def crf(photos: Path | None) -> Iterator[Case]:
     """The dense CRF, lattice included, against pydensecrf2."""
+    from tests.refine.test_crf_peer import energies
+    from tests.refine.test_crf_peer import peer as pydensecrf
+
     (image,) = pictures(photos, 1)
     for classes in (3, 21):
         unary = energies(classes, *SIZE)
@@ -88,6 +89,8 @@ def crf(photos: Path | None) -> Iterator[Case]:
 
 def folder(photos: Path | None) -> Iterator[Case]:
     """A folder of photos: our threads against as many processes of the peer."""
+    from tests.refine.test_crf_peer import energies
+
     images, cores = pictures(photos, FOLDER), os.cpu_count() or 1
     for classes, kept in ((21, 21), (21, 4)):
         unary = energies(classes, *SIZE)
@@ -102,6 +105,8 @@ def folder(photos: Path | None) -> Iterator[Case]:
 
 
 def _peer_labels(unary: np.ndarray, image: np.ndarray) -> int:
+    from tests.refine.test_crf_peer import peer as pydensecrf
+
     return int(pydensecrf(unary, image, PSA_CRF).argmax(axis=0).sum())
 
 
