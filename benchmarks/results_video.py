@@ -80,6 +80,29 @@ def followed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return shown
 
 
+def followed_over_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return for each row of several seeds their means, clip by clip, and the difference to the same seeds of another."""
+    by_row = {name: {row["seed"]: row for row in rows if row["method"] == name} for name in video_follow.ROWS}
+    shown = []
+    for name, seeds in by_row.items():
+        other = by_row.get(AGAINST[name], {})
+        if len(seeds) > 1:
+            own, theirs = ([runs[seed] for seed in sorted(seeds) if seed in runs] for runs in (seeds, other))
+            comparable = len(theirs) == len(own)
+            shown.append({
+                "method": name, "seeds": sorted(seeds), "runs": own, "mean": mean_of(own)["mean"],
+                "against": AGAINST[name] if comparable else None,
+                "difference": difference(mean_of(theirs), mean_of(own)) if comparable else None,
+            })  # fmt: skip
+    return shown
+
+
+def mean_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the J&F of several runs of a row, the mean of each clip, and over clips."""
+    clips = {clip: {"jf": sum(run["by_clip"][clip]["jf"] for run in runs) / len(runs)} for clip in runs[0]["by_clip"]}
+    return {"by_clip": clips, "mean": sum(one["jf"] for one in clips.values()) / len(clips)}
+
+
 def above(rows: Sequence[dict[str, Any]], method: str, other: str) -> list[tuple[int, Interval]]:
     """Return of each seed of a row by how much it is above another row, which has no seeds."""
     (known,) = [row for row in rows if row["method"] == other] or [None]
@@ -104,6 +127,7 @@ def render(rows: Sequence[dict[str, Any]]) -> None:
     environment.filters["points"] = lambda value: "-" if value is None else f"{100 * value:.1f}"
     page = environment.get_template("results_video.md.j2").render(
         follow=followed([row for row in rows if row["task"] == "follow"]),
+        follow_seeds=followed_over_seeds([row for row in rows if row["task"] == "follow"]),
         above_flow=above([row for row in rows if row["task"] == "follow"], "all", "flow"),
         label=[row for row in rows if row["task"] == "label"],
         seeds=[row for row in rows if row["task"] == "label over seeds"],
