@@ -218,3 +218,9 @@ def test_the_command_line_does_the_same(toy_folder, tmp_path, capsys):
     assert "nowhere: no such file or folder" in capsys.readouterr().err
     assert main([*clip[:3], str(tmp_path / "none"), *clip[4:], "--quiet"]) == 2
     assert "holds no network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("real", "told"), [(0.5, True), (0.0, False)])
+def test_it_tells_which_frames_follow_on_each_other(toy, tmp_path, capsys, real, told):
+    go(toy, tmp_path, quiet=False, real=real)
+    assert ("frames follow on another, by their names" in " ".join(capsys.readouterr().err.split())) == told

@@ -23,7 +23,7 @@ from tagmask.video.clips import encode_clips, find_movers
 from tagmask.video.label import VideoRun, score_frames
 from tagmask.video.learn import fit_image, fit_settled, fit_temporal
 from tagmask.video.pseudo import Motion
-from tagmask.video.scenes import class_names, count_labels, labelled
+from tagmask.video.scenes import class_names, count_labels, labelled, sequences
 from tagmask.work import Work
 
 METHODS = ("stt", "frame")
@@ -65,7 +65,7 @@ class Options:
     clip_epochs: float = 8.0  # how often each is seen (not settled: how many clips are drawn of each photo); ours
     clip_rate: float = 0.01  # learning rate of the encoder then, the rest head_rate times that; ours, as rate
     drop: float = 0.5  # share of clips of which fewer frames before are seen, down to none; ours
-    real: float = 0.0  # share of clips that are photos which follow on each other, their gap as it is; ours
+    real: float = 0.5  # share of clips that are frames which follow on each other, by their names; source (video_data)
     movers: tuple[str, ...] = ("car", "pedestrian", "person", "bicyclist", "cyclist", "rider")  # pasted classes; source
     objects: int = 3  # objects pasted into a clip, at most; source
     forward: float = 0.012  # growth of what a pseudo-clip shows, a frame; source
@@ -166,6 +166,11 @@ def _train(
     )  # fmt: skip
     if method == "frame" and not options.extra:
         return image
+    following = len(photos) - len(sequences(photos.names))
+    if options.real and following:
+        work.narrator.say(
+            f"{following} frames follow on another, by their names, and make clips with it (else: --real 0)"
+        )
     motion = Motion(zoom=options.forward, shift=options.shift, objects=options.objects)
     movers = work.once(
         "movers", find_movers, truth, classes=tuple(i for i, name in enumerate(classes) if name in options.movers)
