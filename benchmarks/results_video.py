@@ -28,6 +28,8 @@ AGAINST = {
 }  # fmt: skip
 COMPARED = ("random 50 %", "lowest 50 %", "stt 25 %", "stt 75 %", "stt 100 %")  # with the row stt, beside the control
 
+CONTROLS = {"stt, made clips alone": "control, made clips alone"}  # of rows whose control is one of their own
+
 
 def main() -> None:
     """Gather the rows of labelled frames, and write the page."""
@@ -59,9 +61,9 @@ def against(folder: Path, name: str, seed: int | Sequence[int]) -> dict[str, Any
     """Return by how much a row is above the control and, where it is compared with it, above ``stt``, with intervals."""
     seeds = [seed] if isinstance(seed, int) else seed
     found = {}
-    for other in ("control", *(["stt"] if name in COMPARED else [])):
-        theirs, own = ([folder / f"{row}-{one}.npz" for one in seeds] for row in (other, name))
-        if other != name and all(path.exists() for path in theirs):
+    for other, called in (("control", CONTROLS.get(name, "control")), *([("stt", "stt")] if name in COMPARED else [])):
+        theirs, own = ([folder / f"{row}-{one}.npz" for one in seeds] for row in (called, name))
+        if called != name and all(path.exists() for path in theirs):
             differences = video_label.differences(theirs, own)
             found[other] = {key: [one.value, one.low, one.high] for key, one in differences.items()}
     return found

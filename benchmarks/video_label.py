@@ -59,6 +59,8 @@ ROWS = {
     "stt 100 %": Row(options={"share": 1.0}),
     "random 50 %": Row(options={"choice": "random"}),
     "lowest 50 %": Row(options={"choice": "lowest"}),
+    "control, made clips alone": Row("frame", {"extra": True, "real": 0.0}),
+    "stt, made clips alone": Row(options={"real": 0.0}),
     "control, logits averaged": Row("frame", {"extra": True}, average=0.5),
 }
 
