@@ -27,7 +27,6 @@ AGAINST = {
     video_follow.TUNED: "all", "all, no previous mask": "all", "all, eps 0.2": "all", "all, ranked": "all",
 }  # fmt: skip
 COMPARED = ("random 50 %", "lowest 50 %", "stt 25 %", "stt 75 %", "stt 100 %")  # with the row stt, beside the control
-
 CONTROLS = {"stt, made clips alone": "control, made clips alone"}  # of rows whose control is one of their own
 
 
