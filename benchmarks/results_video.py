@@ -74,9 +74,8 @@ def followed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     known = {(row["method"], row["seed"]): row for row in rows}
     shown = []
     for row in sorted(rows, key=lambda row: (order.index(row["method"]), row["seed"])):
-        other = known.get((AGAINST.get(row["method"], ""), row["seed"])) or known.get(
-            (AGAINST.get(row["method"], ""), 0)
-        )
+        name = AGAINST.get(row["method"], "")
+        other = known.get((name, 0 if name in video_follow.BASELINES else row["seed"]))
         shown.append({**row, "against": other and other["method"], "difference": other and difference(other, row)})
     return shown
 
