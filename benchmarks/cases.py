@@ -90,6 +90,7 @@ def crf(photos: Path | None) -> Iterator[Case]:
 def folder(photos: Path | None) -> Iterator[Case]:
     """A folder of photos: our threads against as many processes of the peer."""
     from tests.refine.test_crf_peer import energies
+    from tests.refine.test_crf_peer import peer as pydensecrf
 
     images, cores = pictures(photos, FOLDER), os.cpu_count() or 1
     for classes, kept in ((21, 21), (21, 4)):
@@ -99,15 +100,13 @@ def folder(photos: Path | None) -> Iterator[Case]:
         yield Case(
             "dense CRF of a folder", what, f"{cores} processes of pydensecrf2 with {classes} classes",
             partial(on_threads, partial(mean_field, fewer), images, cores),
-            partial(on_processes, partial(_peer_labels, unary), images, cores),
+            partial(on_processes, partial(_peer_labels, pydensecrf, unary), images, cores),
             threads=cores, weigh=False, most_rounds=2,
         )  # fmt: skip
 
 
-def _peer_labels(unary: np.ndarray, image: np.ndarray) -> int:
-    from tests.refine.test_crf_peer import peer as pydensecrf
-
-    return int(pydensecrf(unary, image, PSA_CRF).argmax(axis=0).sum())
+def _peer_labels(peer: Callable, unary: np.ndarray, image: np.ndarray) -> int:
+    return int(peer(unary, image, PSA_CRF).argmax(axis=0).sum())
 
 
 def on_threads(function: Callable, images: Sequence, workers: int) -> int:

@@ -105,7 +105,7 @@ def mean_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def above(rows: Sequence[dict[str, Any]], method: str, other: str) -> list[tuple[int, Interval]]:
     """Return of each seed of a row by how much it is above another row, which has no seeds."""
-    (known,) = [row for row in rows if row["method"] == other] or [None]
+    known = next((row for row in rows if row["method"] == other), None)
     return [(row["seed"], difference(known, row)) for row in rows if known and row["method"] == method]
 
 
@@ -125,10 +125,11 @@ def render(rows: Sequence[dict[str, Any]]) -> None:
     """Write the page."""
     environment = Environment(loader=FileSystemLoader(ROOT / "benchmarks"), trim_blocks=True, lstrip_blocks=True)
     environment.filters["points"] = lambda value: "-" if value is None else f"{100 * value:.1f}"
+    follow = [row for row in rows if row["task"] == "follow"]
     page = environment.get_template("results_video.md.j2").render(
-        follow=followed([row for row in rows if row["task"] == "follow"]),
-        follow_seeds=followed_over_seeds([row for row in rows if row["task"] == "follow"]),
-        above_flow=above([row for row in rows if row["task"] == "follow"], "all", "flow"),
+        follow=followed(follow),
+        follow_seeds=followed_over_seeds(follow),
+        above_flow=above(follow, "all", "flow"),
         label=[row for row in rows if row["task"] == "label"],
         seeds=[row for row in rows if row["task"] == "label over seeds"],
         attention=sorted(

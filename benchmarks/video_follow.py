@@ -10,7 +10,6 @@ of folds goes on with the tracker "all" on the frames of the other clips, fold b
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 import tagmask
 from tagmask.allocator import keep_memory
 from tagmask.data import load_photo, read_mask
-from tagmask.files import read_json, write_json
+from tagmask.files import read_json, read_json_lines, write_json
 from tagmask.runs import choose_device, device_name
 from tagmask.types import Dataset, Sample
 from tagmask.video.baselines import copied, propagated
@@ -119,8 +118,7 @@ def trained(given: argparse.Namespace, name: str, seed: int, clips: Dataset) -> 
 
 def photo_loss(out: Path) -> float:
     """Return pixels and overlap of the loss on the photos, the mean over the last fifth of the training: lower is better."""
-    lines = (out / "tracker" / "curve.jsonl").read_text(encoding="utf-8").splitlines()
-    points = [json.loads(line) for line in lines]
+    points = read_json_lines(out / "tracker" / "curve.jsonl")
     last = [one["pixels"] + one["overlap"] for one in points if one["step"] >= 0.8 * points[-1]["step"]]
     return round(float(np.mean(last)), 4)
 

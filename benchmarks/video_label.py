@@ -157,8 +157,7 @@ def measure(given: argparse.Namespace, data: Dataset, clip: Clip, name: str, see
     )
     labeller = done.labeller()
     scores, counts = clip.score(labels_of(labeller, clip, row.average))
-    frames = list(clip.frames())
-    speed = None if row.average else measured(labeller.step, frames, start=labeller.reset)
+    speed = None if row.average else measured(labeller.step, list(clip.frames()), start=labeller.reset)
     place = folder / "counts" / f"{name}-{seed}.npz"
     with whole(place) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **counts)
@@ -210,7 +209,7 @@ def differences(first: Sequence[Path], second: Sequence[Path]) -> dict[str, Inte
 
     Both are files of counts, one a seed, in the same order: the mean of the seeds' differences, on the same frames.
     """
-    sides = [[np.load(path) for path in side] for side in (first, second)]
+    sides = [[read_arrays(path) for path in side] for side in (first, second)]
     return {
         name: over_blocks(
             np.stack([np.stack([seed[part] for seed in side], axis=1) for side in sides], axis=1),
@@ -218,6 +217,12 @@ def differences(first: Sequence[Path], second: Sequence[Path]) -> dict[str, Inte
         )
         for name, part in (("miou", "frames"), ("tc", "pairs"))
     }
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[np.int64]]:
+    """Return what `measure` kept of one row and seed."""
+    with np.load(path) as held:
+        return dict(held)
 
 
 def _told(one: Interval) -> str:

@@ -55,6 +55,11 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """Return the value of each line of a file, such as the points of a training curve."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def link(source: Path, target: Path) -> None:
     """Make ``target`` the same file (or folder of files) as ``source``: a hard link, or a copy on another disk."""
     if source.is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +13,7 @@ from tagmask.boxes import score_boxes
 from tagmask.data.novel import groups
 from tagmask.data.photos import PerImage, Photos, Truth
 from tagmask.evaluate import Confusion, image_iou
-from tagmask.files import write_json
+from tagmask.files import read_json_lines, write_json
 from tagmask.outcome import Outcome
 from tagmask.quality import SaliencyQuality, SeedQuality, ThresholdCurve, seed_precision
 from tagmask.registry import Method
@@ -276,5 +275,5 @@ def _curves(work: Work) -> dict[str, list[dict[str, float]]]:
     for cost in work.costs:
         path = work.out / cost.name / "curve.jsonl"
         if path.exists():
-            curves[cost.name] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            curves[cost.name] = read_json_lines(path)
     return curves

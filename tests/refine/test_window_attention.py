@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tests.refine.test_windows import CASES, drawn
 
-from tagmask.refine.window_attention import ABREAST, attention
-from tagmask.refine.windows import dots, mixes
+from tagmask.refine.window_attention import attention
+from tagmask.refine.windows import ABREAST, dots, mixes
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tagmask.refine.window_likeness import ABREAST, CHANNELS, likeness
+from tagmask.refine.window_likeness import CHANNELS, likeness
+from tagmask.refine.windows import ABREAST
 
 
 @pytest.mark.parametrize("radius", [0, 1, 3, 9])

@@ -130,9 +130,8 @@ def test_the_gradient_is_that_of_finite_differences(eps, most, reference):
 
 
 def test_the_gradient_is_finite_where_directions_are_alike():
-    rows = (
-        3 * torch.linalg.qr(torch.randn(12, 4, dtype=torch.float64))[0]
-    ).requires_grad_()  # all singular values are 3
+    rows = 3 * torch.linalg.qr(torch.randn(12, 4, dtype=torch.float64))[0]  # all singular values are 3
+    rows.requires_grad_()
     assert torch.autograd.gradcheck(isometric, rows)
     for few in (torch.zeros(9, 4), torch.ones(1, 6), torch.rand(5, 64)):
         few.requires_grad_()

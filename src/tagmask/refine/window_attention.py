@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from tagmask.refine.lanes import Lanes, exponential, fill, lanes, larger, load, store
 from tagmask.refine.lattice import compiled
+from tagmask.refine.windows import ABREAST, Floats
 
-ABREAST = 16  # neighbours in a row that are computed side by side: a register of AVX-512  # ours
 TOGETHER = 4  # sums that the loops below make at once, for each addition waits for the one before  # ours
-
-Floats = NDArray[np.float32]
 
 
 def attention(
@@ -146,7 +144,7 @@ def _products(
     count = 0
     for n in range(len(rows)):
         base, column, reach = rows[n]
-        for dx in range(0, 2 * reach + 1, 4):  # what is beyond the window, the next row overwrites
+        for dx in range(0, 2 * reach + 1, TOGETHER):  # what is beyond the window, the next row overwrites
             start = at - reach + dx
             a = fill(np.float32(0), abreast)
             b, c, d = a, a, a
@@ -204,7 +202,7 @@ def _means(
 ) -> None:
     """Fill the rows of ``answers``, one a channel, with sums of ``values``, weighted."""
     end = len(answers) - 1
-    for channel in range(0, end + 1, 4):
+    for channel in range(0, end + 1, TOGETHER):
         second, third, fourth = min(channel + 1, end), min(channel + 2, end), min(channel + 3, end)
         a = fill(np.float32(0), abreast)
         b, c, d = a, a, a

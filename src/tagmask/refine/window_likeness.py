@@ -6,16 +6,13 @@ As in `window_attention`, cells side by side in a row are computed at once, one 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tagmask.refine.lanes import exponential, fill, lanes, larger, load, store
 from tagmask.refine.lattice import compiled
+from tagmask.refine.window_attention import TOGETHER
+from tagmask.refine.windows import ABREAST, Floats
 
-ABREAST = 16  # neighbours in a row that are computed side by side: a register of AVX-512  # ours
-TOGETHER = 4  # sums that the loop below makes at once, for each addition waits for the one before  # ours
 CHANNELS = 32  # that are summed before the next: what a row of cells sees of them stays in the cache  # ours
-
-Floats = NDArray[np.float32]
 
 
 def likeness(maps: Floats, weights: Floats, radius: int, begin: int, end: int) -> tuple[Floats, Floats]:
@@ -30,16 +27,9 @@ def likeness(maps: Floats, weights: Floats, radius: int, begin: int, end: int) -
     edge = np.full((1, room + 2 * radius + TOGETHER), -np.inf, dtype=np.float32)
     edge[:, radius : radius + width] = 0
     _likeness(
-        np.ascontiguousarray(maps),
-        np.ascontiguousarray(weights),
-        radius,
-        begin,
-        edge,
-        most,
-        exponentials,
-        sums,
+        np.ascontiguousarray(maps), np.ascontiguousarray(weights), radius, begin, edge, most, exponentials, sums,
         lanes(ABREAST),
-    )
+    )  # fmt: skip
     return most[:, :width] + np.log(exponentials[:, :width]), sums[:, :width]
 
 
@@ -58,9 +48,8 @@ def _likeness(
     """Fill ``most`` (rows, padded), ``exponentials`` of what is left, and ``sums``, from row ``begin`` on."""
     height, width, depth = maps.shape
     side, room = 2 * radius + 1, most.shape[1]
-    near = np.zeros(
-        (side * depth, edge.shape[1]), dtype=np.float32
-    )  # the rows in reach, turned: a channel's lie in line
+    # The rows in reach, turned: those of a channel lie in line.
+    near = np.zeros((side * depth, edge.shape[1]), dtype=np.float32)
     wide = -(-side // TOGETHER) * TOGETHER
     products = np.empty((side * wide, room), dtype=np.float32)
     held = np.full(side, -1)
@@ -130,11 +119,8 @@ def _sum_up(
     abreast: tuple[np.float32, ...],
 ) -> None:
     """Write row ``n`` of what there is to know of cells from ``x`` on; products beyond the border are 0 so far."""
-    largest, summed, total = (
-        fill(np.float32(-np.inf), abreast),
-        fill(np.float32(0), abreast),
-        fill(np.float32(0), abreast),
-    )
+    largest, total = fill(np.float32(-np.inf), abreast), fill(np.float32(0), abreast)
+    summed = total
     for start in range(0, count, wide):
         for dx in range(side):
             product = load(products, start + dx, x, abreast)

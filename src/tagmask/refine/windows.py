@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tagmask.refine.lanes import fill, lanes, load, store
 from tagmask.refine.lattice import compiled
 
-ABREAST = 16  # cells of a window's row that are computed side by side  # ours
+ABREAST = 16  # cells of a row that are computed side by side: a register of AVX-512  # ours
 
 Floats = NDArray[np.float32]
 

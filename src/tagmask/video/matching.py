@@ -39,8 +39,10 @@ def isometric(rows: Tensor, *, eps: float = 0.0, most: float = math.inf, referen
         gram = exact.mT @ exact  # (..., C, C)
         if not gram.isfinite().all():
             return rows * torch.nan  # a training that has failed says so by its loss
-        trace = gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1, keepdim=True)
-        scale = trace if reference is None else reference.to(exact).square()
+        if reference is None:
+            scale = gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1, keepdim=True)
+        else:
+            scale = reference.to(exact).square()
         gram = gram / scale.clamp(min=torch.finfo(exact.dtype).tiny).unsqueeze(-1)
         return rows @ _Gains.apply(gram, eps, most).to(rows.dtype)
 
